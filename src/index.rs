@@ -1,0 +1,52 @@
+//! The side path: documents into OpenSearch in batches, parked in S3 when that fails.
+//!
+//! Promises P4: whatever OpenSearch does, an offered document ends as indexed, parked, or (when S3 fails too)
+//! failed, and intake never hears of it. Knows no lease and no queue.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::message::DocumentId;
+
+/// One document on its way into the index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IndexItem {
+    /// `_id`.
+    pub document_id: DocumentId,
+    /// External version (`external_gte`).
+    pub revision: u64,
+    /// The document's JSON, on one line.
+    pub source: Bytes,
+}
+
+/// What the index said of one document.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ItemVerdict {
+    /// 2xx, or 409: the index holds this revision or a newer one.
+    Durable,
+    /// The document itself was refused (mapping, 400-class): another try cannot help.
+    Refused(String),
+    /// Sick cluster, or an answer that cannot be trusted: says nothing about the document.
+    Systemic(String),
+}
+
+/// A bulk request that has no per-item answers.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SearchError {
+    /// The request as a whole was refused (413, 400): some document in it is guilty.
+    #[error("bulk request refused: {0}")]
+    WholeRefused(String),
+    /// Cannot connect, timeout, 401/403, 429, 5xx, cluster block, alias missing.
+    #[error("search unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// A search index behind an alias.
+#[async_trait]
+pub trait Search: Send + Sync + 'static {
+    /// Writes documents through the alias; one verdict per item, in order.
+    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemVerdict>, SearchError>;
+
+    /// The alias is there and can be written to.
+    async fn probe(&self) -> Result<(), SearchError>;
+}

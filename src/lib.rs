@@ -1,0 +1,35 @@
+//! quittance: an SQS worker that settles every message it receives.
+//!
+//! ```text
+//!  S3 event ──> SQS ──> receive ──> lease ──> process ────────────> settle ──> delete | dead-letter+delete | return
+//!                         ^           │          │                    ^
+//!                      permits    heartbeat   fetch → extract → record│   (record = durable result in S3)
+//!                                                          │          │
+//!                                                          └─> index ─┘   bulk → OpenSearch
+//!                                                                └─> park → S3 retry-index/ ──> replay
+//! ```
+//!
+//! Data flows one way. `process` knows no queue, no lease, no index client; `index` knows no lease; `settle`
+//! alone calls delete, change-visibility and send-to-DLQ.
+//!
+//! # Promises
+//!
+//! - **P1** One settlement per receipt, however its scope ends.
+//! - **P2** No verdict means *return*: the guard never deletes by default.
+//! - **P3** Nothing is deleted before it is durable.
+//! - **P4** Index trouble is never message trouble.
+//! - **P5** Guaranteed deletion: every message leaves the queue within its attempt budget.
+//! - **P6** An outage is not a verdict.
+//! - **P7** No work without a lease; a permit is free only when the work, children included, has stopped.
+//! - **P8** Newest wins.
+//! - **P10** The books balance.
+//!
+//! (P9 is the redrive's, which is not in this crate yet.)
+//!
+//! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
+//! queue retention or purges, FIFO queues.
+
+pub mod index;
+pub mod message;
+pub mod queue;
+pub mod store;

@@ -1,0 +1,1 @@
+//! Every shape of S3 event, to changes.

@@ -1,0 +1,1 @@
+//! The only file naming `aws_sdk_s3`.
