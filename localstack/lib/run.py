@@ -32,9 +32,9 @@ def read_state(run):
         return {}
 
 
-def environment(run, endpoints):
+def environment(run, endpoints, base=os.environ):
     """What the command sees: this stack, and nothing of the caller's own AWS account."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")
+    kept = {name: value for name, value in base.items() if not name.startswith("AWS_")
             or name == "AWS_CA_BUNDLE"}
     for name in ("OPENSEARCH_ENDPOINT", "OPENSEARCH_USERNAME", "OPENSEARCH_PASSWORD", "OPENSEARCH_AUTH"):
         kept.pop(name, None)
