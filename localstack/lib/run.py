@@ -152,7 +152,7 @@ def execute(command, with_search, more_environment=None):
         finally:
             run.end(child)
 
-    return keeper.keep(folder, inner)
+    return keeper.keep(folder, inner, docker.remove if find.docker() else None)
 
 
 def serve(folder, with_search):
@@ -169,7 +169,7 @@ def serve(folder, with_search):
         finally:
             run.end()
 
-    return keeper.keep(folder, inner)
+    return keeper.keep(folder, inner, docker.remove if find.docker() else None)
 
 
 def steer_opensearch(folder, want):
