@@ -11,11 +11,12 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
-from . import find
+from . import find, keeper
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REQUIREMENTS = os.path.join(HERE, "requirements.txt")
@@ -63,7 +64,9 @@ def _locked(folder):
 
 def _run(what, command, **more):
     """Runs a tool whose output matters only when it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **more)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          # an orphan would go on writing into a folder that the next run makes anew
+                          preexec_fn=keeper.die_with_parent(signal.SIGKILL), **more)
     if done.returncode != 0:
         sys.stderr.write(done.stdout.decode(errors="replace")[-4000:] + "\n")
         raise InstallFailed(f"{what} failed (exit {done.returncode}); its last output is above")
@@ -79,7 +82,11 @@ def _made(folder, what, make):
                 began = time.monotonic()
                 shutil.rmtree(folder, ignore_errors=True)
                 os.makedirs(folder)
-                make(folder)
+                try:
+                    make(folder)
+                except BaseException:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
                 with open(stamp, "w", encoding="utf-8"):
                     pass
                 say(f"done in {time.monotonic() - began:.0f} s")
@@ -144,7 +151,8 @@ def opensearch():
         if java:
             environment["JAVA_HOME"] = os.path.dirname(os.path.dirname(os.path.realpath(java)))
         _run("mvn (fetching OpenSearch)", [
-            maven, "--batch-mode", "--quiet", "--strict-checksums", f"-Dmaven.repo.local={repository}",
+            maven, "--batch-mode", "--quiet", "--strict-checksums", "-Dstyle.color=never",
+            f"-Dmaven.repo.local={repository}",
             "-f", POM, f"-Dos.home={folder}", "generate-resources"], env=environment)
         home = os.path.join(folder, f"opensearch-{version}")
         for name, entry in (("analysis-icu", "org.opensearch.plugin.analysis.icu.AnalysisICUPlugin"),
