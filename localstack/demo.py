@@ -300,7 +300,8 @@ def main(arguments):
         print(__doc__, file=sys.stderr)
         return 64
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for signum in (signal.SIGINT, signal.SIGTERM):  # leave by the same door as a failure does
+        signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
     demo = Demo(counted=bool(arguments))
     step("The stack is up")
     line(f"LocalStack {demo.s3.endpoint}, OpenSearch {demo.search or 'not here: parking is shown instead'}")

@@ -42,17 +42,21 @@ def is_up():
     return os.path.isdir(RUN) and keeper.is_held(RUN)
 
 
+def _interrupted(signum, _frame):
+    raise KeyboardInterrupt
+
+
 def up(with_search):
     if is_up():
         say("already up")
         show()
         return 0
-    if find.docker():
-        pass
-    else:  # here, so that it is seen what takes its time
+    if not find.docker():  # here and not in the process below, so that it is seen what takes its time
         install.localstack()
         if with_search:
             install.opensearch()
+    for signum in keeper.ENDING:
+        signal.signal(signum, _interrupted)
     keeper.remove(RUN)
     os.makedirs(RUN)
     with open(LOG, "w", encoding="utf-8") as log:
