@@ -29,10 +29,17 @@
 //! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
 //! queue retention or purges, FIFO queues.
 
+pub mod attempts;
+pub mod books;
 pub mod clock;
+pub mod dead_letter;
+pub mod events;
+pub mod heartbeat;
 pub mod index;
+pub mod lease;
 pub mod message;
 pub mod outcome;
 pub mod queue;
 pub mod retry;
+pub mod settle;
 pub mod store;

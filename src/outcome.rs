@@ -288,6 +288,19 @@ pub enum Verdict {
     Cancelled,
 }
 
+impl Verdict {
+    /// The work is durable *and* indexed or parked, or there was none to do: the receipt may be deleted even when
+    /// its lease is gone.
+    pub fn is_finished(&self) -> bool {
+        match self {
+            Verdict::Judged(Outcome::Done | Outcome::Superseded | Outcome::Skip(_)) => true,
+            Verdict::Judged(Outcome::Retry(_) | Outcome::Reject(_)) | Verdict::Panicked(_) | Verdict::Cancelled => {
+                false
+            }
+        }
+    }
+}
+
 /// What happens to the receipt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Settlement {
