@@ -32,6 +32,7 @@
 pub mod attempts;
 pub mod books;
 pub mod clock;
+pub mod config;
 pub mod dead_letter;
 pub mod events;
 pub mod heartbeat;
