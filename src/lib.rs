@@ -30,6 +30,7 @@
 //! queue retention or purges, FIFO queues.
 
 pub mod attempts;
+pub mod aws;
 pub mod books;
 pub mod clock;
 pub mod config;
