@@ -1,0 +1,106 @@
+"""A few S3 and SQS calls to LocalStack in plain HTTP, so that nothing has to be installed for them.
+
+LocalStack checks no signature; the Authorization header only names the service. For this stack only: it knows no
+real AWS. Keys are literal text here and percent-encoded on the wire, all of them the same way.
+"""
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+import xml.etree.ElementTree as ElementTree
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_SCOPE = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{}/aws4_request, SignedHeaders=host, Signature=0"
+
+
+class Refused(Exception):
+    """The service answered with an error."""
+
+    def __init__(self, status, text):
+        super().__init__(f"HTTP {status}: {text[:400]}")
+        self.status = status
+
+
+def http(method, url, body=None, headers=None, timeout=30):
+    request = urllib.request.Request(url, data=body, method=method, headers=headers or {})
+    try:
+        with _OPENER.open(request, timeout=timeout) as reply:
+            return reply.read()
+    except urllib.error.HTTPError as error:
+        raise Refused(error.code, error.read().decode(errors="replace")) from None
+
+
+class S3:
+    def __init__(self, endpoint=None):
+        self.endpoint = endpoint or os.environ["AWS_ENDPOINT_URL"]
+
+    def _call(self, method, bucket, key="", query="", body=None):
+        path = "/".join(["", bucket] + ([urllib.parse.quote(key)] if key else []))
+        headers = {"Authorization": _SCOPE.format("s3"), "Content-Type": "application/octet-stream"}
+        return http(method, self.endpoint + path + query, body, headers)
+
+    def make_bucket(self, bucket):
+        self._call("PUT", bucket)
+
+    def put(self, bucket, key, body):
+        self._call("PUT", bucket, key, body=body)
+
+    def get(self, bucket, key):
+        return self._call("GET", bucket, key)
+
+    def delete(self, bucket, key):
+        self._call("DELETE", bucket, key)
+
+    def list(self, bucket, prefix=""):
+        """Keys under a prefix (the first thousand: the demo has less)."""
+        query = "?" + urllib.parse.urlencode({"list-type": 2, "encoding-type": "url", "prefix": prefix})
+        root = ElementTree.fromstring(self._call("GET", bucket, query=query))
+        return [urllib.parse.unquote_plus(node.text) for node in root.iter() if node.tag.rsplit("}")[-1] == "Key"]
+
+    def notify(self, bucket, queue_arn, events=("s3:ObjectCreated:*", "s3:ObjectRemoved:*")):
+        wanted = "".join(f"<Event>{event}</Event>" for event in events)
+        body = ('<NotificationConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><QueueConfiguration>'
+                f"<Id>to-worker</Id><Queue>{queue_arn}</Queue>{wanted}</QueueConfiguration>"
+                "</NotificationConfiguration>")
+        self._call("PUT", bucket, query="?notification", body=body.encode())
+
+
+class Sqs:
+    def __init__(self, endpoint=None):
+        self.endpoint = endpoint or os.environ["AWS_ENDPOINT_URL"]
+
+    def _call(self, action, **fields):
+        headers = {"Authorization": _SCOPE.format("sqs"), "Content-Type": "application/x-amz-json-1.0",
+                   "X-Amz-Target": f"AmazonSQS.{action}"}
+        return json.loads(http("POST", self.endpoint + "/", json.dumps(fields).encode(), headers) or b"{}")
+
+    def make_queue(self, name, **attributes):
+        return self._call("CreateQueue", QueueName=name, Attributes=attributes)["QueueUrl"]
+
+    def attributes(self, url, *names):
+        return self._call("GetQueueAttributes", QueueUrl=url, AttributeNames=list(names or ["All"]))["Attributes"]
+
+    def arn(self, url):
+        return self.attributes(url, "QueueArn")["QueueArn"]
+
+    def send(self, url, body):
+        return self._call("SendMessage", QueueUrl=url, MessageBody=body)["MessageId"]
+
+    def purge(self, url):
+        self._call("PurgeQueue", QueueUrl=url)
+
+    def depth(self, url):
+        """Messages visible, in flight and delayed."""
+        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible",
+                 "ApproximateNumberOfMessagesDelayed")
+        found = self.attributes(url, *names)
+        return tuple(int(found[name]) for name in names)
+
+    def peek(self, url):
+        """All messages of a queue without receiving them (LocalStack's own door), as dicts."""
+        query = urllib.parse.urlencode({"QueueUrl": url})
+        text = http("GET", f"{self.endpoint}/_aws/sqs/messages?{query}", headers={"Accept": "application/json"})
+        messages = json.loads(text)["ReceiveMessageResponse"]["ReceiveMessageResult"]
+        messages = (messages or {}).get("Message", [])
+        return messages if isinstance(messages, list) else [messages]

@@ -1,0 +1,141 @@
+"""The commands of localstack/stack.
+
+  exec [--no-opensearch] -- CMD ARGS…   run CMD beside a stack of its own; everything ends with it
+  demo                                  the main job, shown and checked (builds the worker, or takes WORKER_BIN)
+  up [--no-opensearch] | down | status  a stack that stays, with queues and buckets, in .stack/ of this checkout
+  stop-opensearch [--kill]              in a run, or for the one that is up: search goes away…
+  start-opensearch                      …and comes back, on the same port and data
+  check [--demo]                        is everything here that has to be installed first?
+  install                               fetch LocalStack and OpenSearch now (exec, demo and up do so by themselves)
+
+CMD sees AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_EC2_METADATA_DISABLED,
+OPENSEARCH_ENDPOINT, QUITTANCE_STACK=1 and STACK_RUN. QUITTANCE_CACHE says where downloads are kept,
+QUITTANCE_NO_DOCKER=1 does without a Docker daemon that is there.
+"""
+import os
+import sys
+
+from . import find, install, keeper, run, stay
+from .install import say
+
+EX_USAGE = 64
+
+
+def missing_for_tests():
+    """What the tests need and this machine does not have, one line each."""
+    if find.docker():
+        return []
+    lines = []
+    try:
+        find.need_python()
+    except find.Missing as missing:
+        lines.append(str(missing))
+    return lines + missing_for_search()
+
+
+def missing_for_search():
+    if find.docker():
+        return []
+    lines = [] if find.java() else [find.no_java()]
+    if not find.maven() and not install.opensearch_installed():
+        lines.append(find.no_maven())
+    return lines
+
+
+def refuse(lines):
+    for line in lines:
+        say(line)
+    return find.EX_UNAVAILABLE
+
+
+def check(arguments):
+    lines = missing_for_tests()
+    if arguments == ["--demo"]:
+        lines = [line for line in lines if line not in missing_for_search()]
+    try:
+        find.cargo()
+    except find.Missing as missing:
+        lines.append(str(missing))
+    return refuse(lines) if lines else 0
+
+
+def fetch():
+    if find.docker():
+        return 0
+    lines = missing_for_tests()
+    if lines:
+        return refuse(lines)
+    install.localstack()
+    install.opensearch()
+    return 0
+
+
+def execute(arguments):
+    with_search = "--no-opensearch" not in arguments[:1]
+    command = arguments if with_search else arguments[1:]
+    if not command or command[0] != "--" or len(command) < 2:
+        say("usage: stack exec [--no-opensearch] -- CMD ARGS…")
+        return EX_USAGE
+    lines = missing_for_tests()
+    if not with_search:
+        lines = [line for line in lines if line not in missing_for_search()]
+    return refuse(lines) if lines else run.execute(command[1:], with_search)
+
+
+def demo(arguments):
+    if not find.docker():
+        find.need_python()
+    no_search = missing_for_search()
+    if no_search:
+        say(f"search will not be shown: {no_search[0]}")
+    worker = os.environ.get("WORKER_BIN") or stay.build_worker()
+    script = os.path.join(install.HERE, "demo.py")
+    return run.execute([sys.executable, script, *arguments], not no_search,
+                       {"WORKER_BIN": os.path.abspath(worker)})
+
+
+def steer(want):
+    folder = os.environ.get("STACK_RUN") or stay.RUN
+    if not os.path.isdir(folder) or not keeper.is_held(folder):
+        say("no stack is running here: 'localstack/stack up' starts one")
+        return 1
+    return run.steer_opensearch(folder, want)
+
+
+def main(arguments):
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
+    try:
+        if command in ("help", "--help", "-h"):
+            print(__doc__)
+            return 0
+        if command == "exec":
+            return execute(rest)
+        if command == "demo":
+            return demo(rest)
+        if command in ("check", "install") and rest in ([], ["--demo"]):
+            return check(rest) if command == "check" else fetch()
+        if command in ("up", "_serve") and rest in ([], ["--no-opensearch"]):
+            if command == "_serve":
+                return run.serve(stay.RUN, not rest)
+            lines = [] if rest else missing_for_search()
+            if lines:
+                say(f"search will not be there: {lines[0]}")
+            return stay.up(with_search=not rest and not lines)
+        if command == "down" and not rest:
+            return stay.down()
+        if command == "status" and not rest:
+            return stay.status()
+        if command == "stop-opensearch" and rest in ([], ["--kill"]):
+            return steer("killed" if rest else "down")
+        if command == "start-opensearch" and not rest:
+            return steer("up")
+    except find.Missing as missing:
+        return refuse([str(missing)])
+    except install.InstallFailed as failed:
+        say(str(failed))
+        return run.EX_TEMPFAIL
+    except KeyboardInterrupt:
+        return 130
+    say(f"no such command: {' '.join(arguments)}")
+    print(__doc__, file=sys.stderr)
+    return EX_USAGE
