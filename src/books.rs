@@ -181,23 +181,10 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Change, DocumentId, Namespace, Operation, WorkId};
     use crate::outcome::SkipReason;
 
     fn report(outcome: Outcome) -> ChangeReport {
-        let change = Change {
-            bucket: "b".into(),
-            key: "k".into(),
-            operation: Operation::Created,
-            version_id: None,
-            etag: None,
-            sequencer: None,
-            size: None,
-            request_id: None,
-            force: false,
-        };
-        let document = DocumentId::of(&Namespace::parse("n").unwrap(), "b", "k");
-        ChangeReport { work_id: WorkId::of(&document, &change), key: "b/k".into(), outcome, indexed: Indexed::None }
+        ChangeReport { work_id: None, key: "b/k".into(), outcome, indexed: Indexed::None }
     }
 
     #[test]
@@ -217,7 +204,7 @@ mod tests {
             books.settled(number, end, outcome);
             assert!(books.snapshot(false).balanced, "{end:?}");
         }
-        books.changes(&[report(Outcome::Done), report(Outcome::Skip(SkipReason::TestEvent))], 3);
+        books.changes(&[report(Outcome::Done), report(Outcome::Skip(SkipReason::DirectoryMarker))], 3);
         for indexed in [Indexed::Indexed, Indexed::Parked, Indexed::None] {
             books.document(indexed);
         }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempts::Attempts;
 use crate::clock::{WallClock, date, rfc3339};
+use crate::message::detail::detail as detail_line;
 use crate::message::{AttributeValue, Message, MessageAttribute};
 use crate::outcome::{ChangeReport, DeadLetterReason, Outcome};
 use crate::queue::{Outgoing, Queue, SQS_MAX_ATTRIBUTES, SQS_MAX_MESSAGE_BYTES};
@@ -19,8 +20,6 @@ use crate::store::{Condition, Store, layout};
 
 /// Name of the one attribute this project adds.
 pub const ATTRIBUTE: &str = "Quittance";
-/// Longest `detail`, in characters (design §8).
-const MAX_DETAIL: usize = 512;
 
 /// The attribute's JSON (design §8).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -113,12 +112,12 @@ impl DeadLetters {
         Note {
             v: 1,
             reason: reason.as_str().to_owned(),
-            detail: one_line(detail, MAX_DETAIL),
+            detail: detail_line(detail),
             attempts: attempts.failed.max(1),
             first_failed_at: attempts.first_failed_at.clone().unwrap_or_else(|| now.to_owned()),
             last_failed_at: attempts.last_failed_at.clone().unwrap_or_else(|| now.to_owned()),
-            work_ids: failing.iter().map(|report| report.work_id.as_str().to_owned()).collect(),
-            keys: failing.iter().map(|report| report.key.clone()).collect(),
+            work_ids: failing.iter().filter_map(|report| report.work_id.as_ref()).map(|id| id.as_str().to_owned()).collect(),
+            keys: failing.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
             source_queue: self.source_queue.clone(),
             message_id: origin.as_ref().map_or_else(|| message.id.0.clone(), |origin| origin.message_id.clone()),
             redrives: origin.map_or(0, |origin| origin.redrives),
@@ -176,19 +175,3 @@ fn size_of(name: &str, attribute: &MessageAttribute) -> usize {
     name.len() + attribute.data_type.len() + value
 }
 
-/// At most `limit` characters, control characters escaped: SQS refuses some, and a log must stay one line.
-pub fn one_line(text: &str, limit: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(limit));
-    let mut length = 0;
-    for character in text.chars() {
-        let piece: String =
-            if character.is_control() { character.escape_default().collect() } else { character.to_string() };
-        let piece_length = piece.chars().count();
-        if length + piece_length > limit {
-            break;
-        }
-        length += piece_length;
-        line.push_str(&piece);
-    }
-    line
-}

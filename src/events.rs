@@ -82,8 +82,8 @@ event!(
     ParkFailed, "park_failed", ERROR { document_id: String, key: String, detail: String, }
 );
 event!(
-    /// A document was parked.
-    DocumentParked, "document_parked", WARN { document_id: String, key: String, revision: u64, reason: String, errored: bool, }
+    /// A document was refused by the index and lies in `errored-index/`.
+    DocumentErrored, "document_errored", WARN { document_id: String, key: String, revision: u64, reason: String, }
 );
 event!(
     /// Parked documents reached the index.

@@ -5,22 +5,15 @@
 
 use std::time::Duration;
 
-use crate::message::WorkId;
+use crate::config::OnMissingObject as OnMissing;
+use crate::message::{WorkId, s3_event};
 use crate::retry::{Backoff, Jitter};
 
 /// Why nothing had to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SkipReason {
-    /// `s3:TestEvent`, sent once when a notification is configured.
-    TestEvent,
-    /// `Records` is empty.
-    EmptyRecords,
-    /// The bucket is ours, the prefix is not wanted.
-    PrefixNotWanted,
-    /// The results bucket's own keys.
-    OwnPrefix,
-    /// An event that changes no content (tagging, ACL, replication, …).
-    NotAContentEvent,
+    /// The event itself says so.
+    Event(s3_event::SkipReason),
     /// A zero-byte key that ends in `/`: the console's "folder".
     DirectoryMarker,
     /// The source was gone at the last attempt and `ON_MISSING_OBJECT=drop`.
@@ -31,11 +24,7 @@ impl SkipReason {
     /// Name in log lines.
     pub fn as_str(self) -> &'static str {
         match self {
-            SkipReason::TestEvent => "test_event",
-            SkipReason::EmptyRecords => "empty_records",
-            SkipReason::PrefixNotWanted => "prefix_not_wanted",
-            SkipReason::OwnPrefix => "own_prefix",
-            SkipReason::NotAContentEvent => "not_a_content_event",
+            SkipReason::Event(reason) => reason.as_str(),
             SkipReason::DirectoryMarker => "directory_marker",
             SkipReason::SourceMissing => "source_missing",
         }
@@ -135,6 +124,8 @@ pub enum RejectReason {
     NotAllowed(String),
     /// Larger than `MAX_OBJECT_BYTES`.
     TooLarge(String),
+    /// A body past a limit of ours.
+    Limit(String),
     /// Archived: no retry brings it.
     Archived(String),
     /// A file that cannot be read, with `ON_EXTRACTION_ERROR=dead-letter`.
@@ -185,6 +176,7 @@ impl RejectReason {
             RejectReason::Malformed(detail) | RejectReason::Unreadable(detail) => (DeadLetterReason::Malformed, detail),
             RejectReason::NotAllowed(detail) => (DeadLetterReason::NotAllowed, detail),
             RejectReason::TooLarge(detail) => (DeadLetterReason::TooLarge, detail),
+            RejectReason::Limit(detail) => (DeadLetterReason::Limit, detail),
             RejectReason::Archived(detail) => (DeadLetterReason::Denied, detail),
         }
     }
@@ -249,9 +241,9 @@ impl Indexed {
 /// What became of one change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChangeReport {
-    /// Id of the work.
-    pub work_id: WorkId,
-    /// `bucket/key`.
+    /// Id of the work; none for a record that could not be read or was skipped.
+    pub work_id: Option<WorkId>,
+    /// `bucket/key`; empty for a record that could not be read.
     pub key: String,
     /// Its outcome.
     pub outcome: Outcome,
@@ -357,15 +349,6 @@ impl OutcomeName {
             OutcomeName::Cancelled => "cancelled",
         }
     }
-}
-
-/// What to do when a created object stays missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnMissing {
-    /// Dead-letter with `source_missing`.
-    DeadLetter,
-    /// Skip and delete.
-    Drop,
 }
 
 /// The rules a message is judged by: configuration and queue, the same for all.

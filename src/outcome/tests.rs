@@ -35,7 +35,7 @@ fn finished_work_is_deleted_whatever_the_counts_say() {
     for (outcome, name) in [
         (Outcome::Done, OutcomeName::Done),
         (Outcome::Superseded, OutcomeName::Superseded),
-        (Outcome::Skip(SkipReason::TestEvent), OutcomeName::Skipped),
+        (Outcome::Skip(SkipReason::DirectoryMarker), OutcomeName::Skipped),
     ] {
         for (failed, received) in [(0, 1), (99, 1), (0, 20), (99, 99)] {
             let plan = plan_with(RULES, Verdict::Judged(outcome.clone()), failed, received);
@@ -103,6 +103,7 @@ fn a_rejection_is_dead_lettered_at_once() {
         (RejectReason::Malformed("x".into()), "malformed"),
         (RejectReason::NotAllowed("x".into()), "not_allowed"),
         (RejectReason::TooLarge("x".into()), "too_large"),
+        (RejectReason::Limit("x".into()), "limit"),
         (RejectReason::Archived("x".into()), "denied"),
         (RejectReason::Unreadable("x".into()), "malformed"),
     ] {
@@ -143,7 +144,7 @@ fn a_source_that_stays_missing_ends_as_the_operator_chose() {
 #[test]
 fn the_worst_change_of_a_message_wins_in_any_order() {
     let ranked = [
-        Outcome::Skip(SkipReason::TestEvent),
+        Outcome::Skip(SkipReason::DirectoryMarker),
         Outcome::Superseded,
         Outcome::Done,
         Outcome::Reject(RejectReason::Malformed("x".into())),
