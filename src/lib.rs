@@ -30,6 +30,7 @@
 //! queue retention or purges, FIFO queues.
 
 pub mod clock;
+pub mod aws;
 pub mod index;
 pub mod message;
 pub mod outcome;
