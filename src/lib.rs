@@ -29,8 +29,8 @@
 //! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
 //! queue retention or purges, FIFO queues.
 
-pub mod clock;
 pub mod aws;
+pub mod clock;
 pub mod index;
 pub mod message;
 pub mod outcome;
