@@ -32,6 +32,7 @@
 pub mod attempts;
 pub mod aws;
 pub mod books;
+pub mod aws;
 pub mod clock;
 pub mod config;
 pub mod dead_letter;
