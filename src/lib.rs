@@ -32,7 +32,8 @@
 pub mod attempts;
 pub mod aws;
 pub mod books;
-pub mod aws;
+pub mod breaker;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod dead_letter;
@@ -42,6 +43,7 @@ pub mod index;
 pub mod lease;
 pub mod message;
 pub mod outcome;
+pub mod process;
 pub mod queue;
 pub mod retry;
 pub mod settle;

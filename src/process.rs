@@ -185,8 +185,10 @@ struct Job<'a> {
 impl Job<'_> {
     /// The order of calls here was model-checked (design §6): keep to it, or check again.
     async fn run(&self) -> Step<Indexed> {
-        // A first delivery looks nothing up: the conditional write finds out.
-        let mut record = if self.message.receive_count > 1 { self.look_up().await? } else { None };
+        // A first delivery looks nothing up: the conditional write finds out. A body without an operation does, for
+        // without a record it may not make a tombstone (and a record seen *after* the source may not be written over).
+        let known = self.message.receive_count > 1 || self.change.operation == Operation::Unstated;
+        let mut record = if known { self.look_up().await? } else { None };
         let mut work: Option<Work> = None;
         let mut read_once = false;
         for _ in 0..RACES {
@@ -211,7 +213,7 @@ impl Job<'_> {
             work = match self.source(work.take()).await? {
                 Source::There(work) => Some(work),
                 Source::Gone => {
-                    self.explain_absence(&mut record).await?;
+                    self.explain_absence(record.as_ref()).await?;
                     None
                 }
             };
@@ -270,27 +272,24 @@ impl Job<'_> {
     }
 
     /// The object is not there: a tombstone is due, or the absence is explained, or the message must wait.
-    async fn explain_absence(&self, record: &mut Option<Standing>) -> Step<()> {
-        let marker = self.change.key.ends_with('/');
+    async fn explain_absence(&self, record: Option<&Standing>) -> Step<()> {
         match self.change.operation {
-            Operation::Removed if !marker => return Ok(()),
-            Operation::Created | Operation::Removed | Operation::Unstated => {}
-        }
-        if record.is_none() {
-            *record = self.look_up().await?;
-        }
-        let Some(found) = record.as_ref() else {
-            return Err(match self.change.operation {
-                Operation::Removed => Halt::With(Outcome::Skip(SkipReason::DirectoryMarker)),
-                Operation::Created | Operation::Unstated => RetryReason::SourceMissing.into(),
-            });
-        };
-        match self.change.operation {
+            Operation::Unstated if record.is_none() => Err(RetryReason::SourceMissing.into()),
+            Operation::Removed if record.is_none() && self.change.key.ends_with('/') => match self.look_up().await? {
+                Some(_) => Ok(()),
+                None => Err(Halt::With(Outcome::Skip(SkipReason::DirectoryMarker))),
+            },
+            Operation::Removed | Operation::Unstated => Ok(()),
             Operation::Created => {
-                let explained = found.source_etag.is_none() || self.rank(found, Seen::Gone) == Rank::Newer;
+                let found = match record {
+                    Some(found) => Some(found.clone()),
+                    None => self.look_up().await?,
+                };
+                let explained = found.is_some_and(|found| {
+                    found.source_etag.is_none() || self.rank(&found, Seen::Gone) == Rank::Newer
+                });
                 Err(if explained { Halt::With(Outcome::Superseded) } else { RetryReason::SourceMissing.into() })
             }
-            Operation::Removed | Operation::Unstated => Ok(()),
         }
     }
 

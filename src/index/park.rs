@@ -100,7 +100,8 @@ impl Parking {
 
     async fn write(&self, key: &str, marker: &Marker) -> Result<(), String> {
         let body = serde_json::to_vec(marker).map_err(|error| error.to_string())?;
-        let put = self.store.put(&self.bucket, key, Bytes::from(body), &BTreeMap::new(), Condition::Absent);
+        let no_metadata = BTreeMap::new();
+        let put = self.store.put(&self.bucket, key, Bytes::from(body), &no_metadata, Condition::Absent);
         match tokio::time::timeout(PARK_LIMIT, put).await {
             Ok(Ok(PutReply::Written { .. } | PutReply::Conflict)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),

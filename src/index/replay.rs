@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::bulk::Lane;
-use super::park::{Lot, Marker, Parking};
+use super::park::{Marker, Parking};
 use super::{IndexItem, ItemVerdict};
 use crate::books::Books;
 use crate::events::{self, Event};

@@ -1,14 +1,3 @@
-<<<<<<< HEAD
-//! Every shape of S3 event, to changes.
-
-/// A place that may be read: a bucket, and the prefix under it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Source {
-    /// The bucket's name.
-    pub bucket: String,
-    /// The prefix, literal; empty for the whole bucket.
-    pub prefix: String,
-=======
 //! Every shape of S3 event, to changes: direct, through SNS, through EventBridge, and the minimal body.
 //!
 //! A pure function. Promises that nothing is lost by being unknown (what cannot be read is an error that names it,
@@ -211,5 +200,4 @@ fn read_records(records: &Records<'_>, wanted: &Wanted) -> Result<Parsed, Unread
         Some(fault) if !readable => Err(Unreadable::Malformed(fault)),
         _ => Ok(Parsed::Changes(changes)),
     }
->>>>>>> event
 }
