@@ -39,6 +39,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod events;
 pub mod heartbeat;
+pub mod check;
 pub mod index;
 pub mod lease;
 pub mod message;
