@@ -221,7 +221,7 @@ impl Surroundings<'static> {
     /// Those of this process.
     pub fn of_process() -> Self {
         Self {
-            // Not UTF-8: the replacement characters are refused by the forms of the values, and seen in the message.
+            // What is not UTF-8 gets replacement characters, which the reader refuses.
             env: &|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -254,9 +254,13 @@ impl WorkerConfig {
         let format = if around.stderr_is_terminal { "text" } else { "json" };
 
         let queue = setting!(read, args.queue_url);
-        let queue_url = read.required(&queue, "give its URL, as `aws sqs get-queue-url` prints it", urls::queue);
+        let queue_url = read.required(
+            &queue,
+            "give its URL, as `aws sqs get-queue-url --queue-name NAME` prints it",
+            urls::queue("S3 cannot notify one, and the order of its groups would not be kept"),
+        );
         let dlq = setting!(read, args.dlq_url);
-        let dlq_url = read.optional(&dlq, urls::queue);
+        let dlq_url = read.optional(&dlq, urls::queue("a standard queue has a standard dead-letter queue"));
         let results = setting!(read, args.results_bucket);
         let results_bucket = read.required(&results, "name the bucket for records and markers", bucket);
         let listed = setting!(read, args.source_buckets);
@@ -307,7 +311,7 @@ impl WorkerConfig {
 
         // What must fit together. Values which are mistakes themselves are not compared.
         if let (Some(queue_url), Some(Some(dlq_url))) = (&queue_url, &dlq_url)
-            && queue_url.trim_end_matches('/') == dlq_url.trim_end_matches('/')
+            && urls::same(queue_url, dlq_url)
         {
             let what = "is the queue itself: a dead-lettered message would come straight back";
             read.mistake(&dlq, what, "give the dead-letter queue's URL, or leave it out to have it found");

@@ -132,6 +132,11 @@ impl<'a> Reader<'a> {
     }
 
     fn judge<T>(&self, setting: &Setting, parsed: Result<T, Wrong>) -> Option<T> {
+        // Left behind by a variable in another encoding; a password with a hole in it would fail much later.
+        let parsed = match &setting.text {
+            Some(text) if text.contains(char::REPLACEMENT_CHARACTER) => wrong("is not UTF-8 text", "write it in UTF-8"),
+            _ => parsed,
+        };
         parsed.map_err(|Wrong { what, fix }| self.mistake(setting, what, fix)).ok()
     }
 

@@ -9,34 +9,35 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use url::{Host, Url};
 
 use super::mistakes::{Wrong, wrong};
-use super::values::quoted;
+use super::values;
 
 /// IMDS of EC2 over IPv6, which lies outside of fe80::/10.
 const IMDS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
-/// The URL of a standard queue.
+/// The URL of a standard queue; `fifo` says why it must be one.
 ///
 /// Its scheme is not judged: the SDK sends requests to its endpoint and the queue's URL as a parameter.
-pub(super) fn queue(text: &str) -> Result<String, Wrong> {
-    let form = "give the queue's URL, as `aws sqs get-queue-url --queue-name NAME` prints it";
-    if text.starts_with("arn:") {
-        return wrong(format!("{} is an ARN", quoted(text)), form);
+pub(super) fn queue(fifo: &'static str) -> impl FnOnce(&str) -> Result<String, Wrong> {
+    move |text| {
+        let form = "give the queue's URL, as `aws sqs get-queue-url --queue-name NAME` prints it";
+        if text.starts_with("arn:") {
+            return wrong(format!("{} is an ARN", shown(text)), form);
+        }
+        let url = web(text, form)?;
+        let name = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or("");
+        if name.is_empty() {
+            return wrong(format!("{} names no queue", shown(text)), form);
+        }
+        if name.ends_with(".fifo") {
+            return wrong(format!("{} is a FIFO queue: {fifo}", shown(text)), "use a standard queue");
+        }
+        Ok(text.to_owned())
     }
-    let url = web(text, form)?;
-    let name = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or("");
-    if name.is_empty() {
-        return wrong(format!("{} names no queue", quoted(text)), form);
-    }
-    if name.ends_with(".fifo") {
-        return wrong(
-            format!(
-                "{} is a FIFO queue, which S3 cannot notify, and whose order this worker does not keep",
-                quoted(text)
-            ),
-            "use a standard queue",
-        );
-    }
-    Ok(text.to_owned())
+}
+
+/// Whether two URLs are one, however they are written.
+pub(super) fn same(left: &str, right: &str) -> bool {
+    left == right || Url::parse(left).is_ok_and(|left| Url::parse(right).is_ok_and(|right| left == right))
 }
 
 /// Something that requests are sent to.
@@ -45,13 +46,13 @@ pub(super) fn endpoint(allow_http: bool) -> impl Fn(&str) -> Result<String, Wron
         let url = web(text, "give a URL like https://host:port")?;
         if url.query().is_some() || url.fragment().is_some() {
             return wrong(
-                format!("{} has a query or a fragment", quoted(text)),
+                format!("{} has a query or a fragment", shown(text)),
                 "give only scheme, host, port and path",
             );
         }
         if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
             return wrong(
-                format!("{} is plain http to another machine: what is sent could be read on the way", quoted(text)),
+                format!("{} is plain http to another machine: what is sent could be read on the way", shown(text)),
                 "use https://, or ALLOW_HTTP=true (--allow-http) in a test",
             );
         }
@@ -70,8 +71,7 @@ pub(super) fn is_aws_search(text: &str) -> bool {
 
 /// An http or https URL that is safe to repeat in a log.
 fn web(text: &str, form: &str) -> Result<Url, Wrong> {
-    // Whatever has an '@' may hold a password, even if it is no URL: it is not repeated.
-    let shown = if text.contains('@') { "what was given".to_owned() } else { quoted(text) };
+    let shown = shown(text);
     let Ok(url) = Url::parse(text) else { return wrong(format!("{shown} is not a URL"), form) };
     if !matches!(url.scheme(), "http" | "https") {
         return wrong(format!("{shown} is neither https nor http"), form);
@@ -89,6 +89,14 @@ fn web(text: &str, form: &str) -> Result<Url, Wrong> {
         );
     }
     Ok(url)
+}
+
+/// What was typed, fit for a log: whatever has an '@' may hold a password, even if it is no URL, and a query a token.
+fn shown(text: &str) -> String {
+    if text.contains('@') {
+        return "what was given".to_owned();
+    }
+    values::quoted(text.split(['?', '#']).next().unwrap_or_default())
 }
 
 fn is_loopback(url: &Url) -> bool {

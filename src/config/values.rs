@@ -157,33 +157,35 @@ pub(super) fn bucket(text: &str) -> Result<String, Wrong> {
     if fits { Ok(text.to_owned()) } else { wrong(format!("{} is not a bucket's name", quoted(text)), form) }
 }
 
-/// A comma list of `bucket` or `bucket/prefix`.
+/// A comma list of `bucket` or `bucket/prefix`. Every bad entry is named, not only the first.
 pub(super) fn sources(text: &str) -> Result<Vec<Source>, Wrong> {
-    let mut found: Vec<Source> = Vec::new();
+    let (mut found, mut bad) = (Vec::new(), Vec::new());
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        if entry.starts_with("s3://") || entry.starts_with("arn:") {
-            return wrong(
-                format!("{} is not a bucket", quoted(entry)),
-                "give bucket or bucket/prefix, without s3:// or ARN",
-            );
+        match source(entry) {
+            Ok(source) if found.contains(&source) => bad.push(format!("{} is listed twice", quoted(entry))),
+            Ok(source) => found.push(source),
+            Err(what) => bad.push(what),
         }
-        let (name, prefix) = entry.split_once('/').unwrap_or((entry, ""));
-        if prefix.ends_with('*') {
-            return wrong(
-                format!("{} ends in '*'", quoted(entry)),
-                "leave the '*' out: a prefix matches what begins with it",
-            );
-        }
-        let source = Source { bucket: bucket(name)?, prefix: prefix.to_owned() };
-        if found.iter().any(|other| other.bucket == source.bucket && other.prefix == source.prefix) {
-            return wrong(format!("{} is listed twice", quoted(entry)), "list each source once");
-        }
-        found.push(source);
     }
-    if found.is_empty() {
-        return wrong("the list is empty", "give at least one bucket or bucket/prefix");
+    let fix = "list each source once, as bucket or bucket/prefix, with commas between and without s3://, ARN or '*'";
+    match bad.is_empty() {
+        true if found.is_empty() => wrong("the list is empty", fix),
+        true => Ok(found),
+        false => wrong(bad.join(", "), fix),
     }
-    Ok(found)
+}
+
+fn source(entry: &str) -> Result<Source, String> {
+    // Before the split, which would make a bucket `s3:` of it.
+    if entry.starts_with("s3://") || entry.starts_with("arn:") {
+        return Err(format!("{} is not a bucket's name", quoted(entry)));
+    }
+    let (name, prefix) = entry.split_once('/').unwrap_or((entry, ""));
+    // Legal in a key, but here it is always meant as a wildcard, and would silently match nothing.
+    if prefix.ends_with('*') {
+        return Err(format!("{} ends in '*', while a prefix matches what begins with it", quoted(entry)));
+    }
+    bucket(name).map(|bucket| Source { bucket, prefix: prefix.to_owned() }).map_err(|wrong| wrong.what)
 }
 
 /// An index alias after OpenSearch's rules for names; shorter than its 255 bytes, so that `-search` and an index
