@@ -1,6 +1,8 @@
 //! The contract of a store.
 //!
 //! LocalStack has neither slow nor broken bodies, and no throttling: those are the model's alone (`tests/model.rs`).
+//! It also compares `start_after` in percent-encoded text, which loses keys behind non-ASCII ones: paging over those
+//! is asked of the model only (our own keys are ASCII).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -57,7 +59,7 @@ contract! { Bed:
     what_was_written_is_read_with_its_metadata,
     an_etag_follows_from_the_content,
     keys_come_back_byte_for_byte,
-    a_listing_goes_on_after_a_key_in_utf8_order,
+    a_listing_goes_on_after_a_key,
     deleting_twice_is_a_yes,
     an_empty_object_is_an_object,
     a_large_body_streams_whole,
@@ -177,27 +179,40 @@ async fn keys_come_back_byte_for_byte(bed: &Bed) {
     }
 }
 
-async fn a_listing_goes_on_after_a_key_in_utf8_order(bed: &Bed) {
-    let mut expected: Vec<String> =
-        ["a b", "a+b", "a/b", "a/c d", "Z", "～", "😀"].map(|end| format!("p/{end}")).into();
-    for key in expected.iter().map(String::as_str).chain(["o/before", "q/after"]) {
-        bed.written(key, "x").await;
-    }
-    expected.sort();
+/// All keys below `p/`, two to a page.
+async fn paged(bed: &Bed) -> Vec<String> {
     let (mut seen, mut after): (Vec<String>, Option<String>) = (Vec::new(), None);
     loop {
         let page = bed.store.list(&bed.bucket, "p/", after.as_deref(), 2).await.unwrap();
         assert!(page.keys.len() <= 2);
+        assert!(page.keys.len() == 2 || !page.more);
         after = page.keys.last().cloned();
         seen.extend(page.keys);
         if !page.more {
-            break;
+            return seen;
         }
-        assert!(seen.len() < expected.len());
     }
-    assert_eq!(seen, expected);
+}
+
+async fn a_listing_goes_on_after_a_key(bed: &Bed) {
+    let mut expected: Vec<String> = ["a b", "a+b", "a/b", "a/c d", "Z", "a"].map(|end| format!("p/{end}")).into();
+    for key in expected.iter().map(String::as_str).chain(["o/before", "q/after"]) {
+        bed.written(key, "x").await;
+    }
+    expected.sort();
+    assert_eq!(paged(bed).await, expected);
     let nothing = bed.store.list(&bed.bucket, "nothing/", None, 10).await.unwrap();
     assert_eq!((nothing.keys.len(), nothing.more), (0, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_listing_goes_on_after_a_key_beyond_ascii_in_utf8_order() {
+    let bed = Bed::of_the_model();
+    let expected = ["p/a", "p/が", "p/～", "p/😀"]; // UTF-16 would put 😀 before ～
+    for key in ["p/😀", "p/が", "p/a", "p/～"] {
+        bed.written(key, "x").await;
+    }
+    assert_eq!(paged(&bed).await, expected);
 }
 
 async fn deleting_twice_is_a_yes(bed: &Bed) {

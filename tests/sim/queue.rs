@@ -3,135 +3,24 @@
 //! Promises SQS's rules: visibility by the moment, receive counts, a redrive policy applied on receive, the 12-hour
 //! cap, handles that go stale. Everything else (duplicates, reordering, lost replies, …) is off until switched on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
-use quittance::message::{AttributeValue, Message, MessageAttribute, MessageId, ReceiptHandle};
-use quittance::queue::{
-    BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, Refusal, SQS_MAX_ATTRIBUTES, SQS_MAX_BATCH,
-    SQS_MAX_MESSAGE_BYTES, SQS_MAX_VISIBILITY,
-};
+use quittance::message::{Message, MessageId, ReceiptHandle};
+use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::faults::{Call, Drawn, Fate, Faults, History, Stamp, Ticks, between, carry, chance, travel};
+use super::faults::{Call, Drawn, Fate, Faults, History, Stamp, Ticks, carry, chance, travel};
 
-/// What a delete with an old handle does, when the message has been delivered again since. SQS promises nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum StaleDelete {
-    /// Says yes, and deletes nothing.
-    #[default]
-    Ignored,
-    /// Says yes, and deletes, under the newer receipt's feet.
-    Deletes,
-}
+mod rules;
+mod words;
 
-/// What can go wrong with a queue.
-#[derive(Clone, Debug)]
-pub struct QueueFaults {
-    pub receive: Faults,
-    pub delete: Faults,
-    pub change: Faults,
-    pub send: Faults,
-    pub facts: Faults,
-    /// Share of batch entries that are refused (`InternalError`, not the sender's fault), without effect.
-    pub refuse_entry: f64,
-    /// Share of batch entries that take effect and are left out of the reply (the port says `NoReply`).
-    pub forget_entry: f64,
-    /// Refusals of the next batch entries, in order (`None`: proceed).
-    pub next_entries: VecDeque<Option<Refusal>>,
-    /// Any visible message may come first.
-    pub reorder: bool,
-    /// A receive may hand out fewer messages than there are.
-    pub short_receives: bool,
-    /// Share of deliveries that are in the same reply a second time.
-    pub twice_in_reply: f64,
-    /// Share of deliveries that are delivered again while the first receipt still holds the message.
-    pub redeliver_early: f64,
-    /// Share of deleted messages that are delivered once more.
-    pub rise_after_delete: f64,
-    pub stale_delete: StaleDelete,
-    /// The code of a visibility change with an old handle.
-    pub stale_change: &'static str,
-    /// A call goes on at the service when its caller went away.
-    pub outlive_callers: bool,
-}
-
-impl Default for QueueFaults {
-    fn default() -> Self {
-        Self {
-            receive: Faults::default(),
-            delete: Faults::default(),
-            change: Faults::default(),
-            send: Faults::default(),
-            facts: Faults::default(),
-            refuse_entry: 0.0,
-            forget_entry: 0.0,
-            next_entries: VecDeque::new(),
-            reorder: false,
-            short_receives: false,
-            twice_in_reply: 0.0,
-            redeliver_early: 0.0,
-            rise_after_delete: 0.0,
-            stale_delete: StaleDelete::default(),
-            stale_change: "ReceiptHandleIsInvalid",
-            outlive_callers: false,
-        }
-    }
-}
-
-impl QueueFaults {
-    /// Sets the faults of all operations alike.
-    pub fn all(&mut self, faults: &Faults) {
-        for operation in [&mut self.receive, &mut self.delete, &mut self.change, &mut self.send, &mut self.facts] {
-            *operation = faults.clone();
-        }
-    }
-}
-
-#[derive(Clone, PartialEq, Debug)]
-pub enum QueueAsk {
-    Receive { max: usize, wait: Duration, visibility: Duration },
-    Delete(Vec<ReceiptHandle>),
-    Change(Vec<(ReceiptHandle, Duration)>),
-    Send(Outgoing),
-    Facts,
-}
-
-#[derive(Clone, PartialEq, Debug)]
-pub enum QueueAnswer {
-    Received(Vec<Message>),
-    Entries(Vec<EntryReply>),
-    Sent(MessageId),
-    Facts(QueueFacts),
-    Failed(QueueError),
-}
-
-/// What really happened to a message, whatever was answered.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Effect {
-    Arrived(MessageId),
-    Delivered {
-        id: MessageId,
-        handle: ReceiptHandle,
-        count: u32,
-        until: Instant,
-    },
-    Hidden {
-        id: MessageId,
-        handle: ReceiptHandle,
-        until: Instant,
-    },
-    Deleted {
-        id: MessageId,
-        handle: ReceiptHandle,
-    },
-    /// By the redrive policy.
-    MovedToDeadLetters(MessageId),
-}
+use rules::{Held, State, check, check_batch};
+pub use words::{Effect, QueueAnswer, QueueAsk, QueueFaults, StaleDelete};
 
 /// What a queue is set up as.
 #[derive(Clone)]
@@ -160,34 +49,6 @@ impl Default for QueueSettings {
             epoch_ms: super::EPOCH_MS,
         }
     }
-}
-
-#[derive(Clone)]
-struct Held {
-    id: MessageId,
-    outgoing: Outgoing,
-    sent_at_ms: u64,
-    count: u32,
-    visible_from: Instant,
-    /// Delivered a second time from here on, although hidden.
-    again_from: Option<Instant>,
-    /// The newest receipt's, and when it was received.
-    receipt: Option<(String, Instant)>,
-    /// Deleted, and about to be delivered once more.
-    risen: bool,
-}
-
-struct State {
-    rng: Rng,
-    faults: QueueFaults,
-    /// By order of arrival.
-    held: BTreeMap<u64, Held>,
-    arrivals: u64,
-    /// Every handle ever given out, and whose it was.
-    handles: BTreeMap<String, u64>,
-    history: History<QueueAsk, QueueAnswer>,
-    effects: Vec<(Stamp, Effect)>,
-    exists: bool,
 }
 
 /// A queue of the model. Clones are the same queue.
@@ -416,135 +277,6 @@ impl ModelQueue {
             delayed: count(&|held| held.visible_from > now && held.receipt.is_none()),
         }
     }
-}
-
-impl State {
-    fn note(&mut self, effect: Effect) {
-        let stamp = self.history.stamp();
-        self.effects.push((stamp, effect));
-    }
-
-    fn new_id(&mut self) -> MessageId {
-        let (high, low) = (self.rng.u64(..), self.rng.u64(..));
-        let (a, b, c, d) = (high >> 32, (high >> 16) & 0xffff, high & 0xffff, low >> 48);
-        MessageId(format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{:012x}", low & 0xffff_ffff_ffff))
-    }
-
-    fn deliver(&mut self, number: u64, visibility: Duration) -> Message {
-        let now = Instant::now();
-        let early = chance(&mut self.rng, self.faults.redeliver_early);
-        let again_from = early.then(|| now + between(&mut self.rng, (Duration::ZERO, visibility)));
-        let handle = format!("handle-{}-{:016x}", self.handles.len(), self.rng.u64(..));
-        self.handles.insert(handle.clone(), number);
-        let held = self.held.get_mut(&number).unwrap();
-        held.count += 1;
-        held.visible_from = now + visibility;
-        held.again_from = again_from;
-        held.receipt = Some((handle.clone(), now));
-        let message = Message {
-            id: held.id.clone(),
-            handle: ReceiptHandle(handle),
-            body: held.outgoing.body.clone(),
-            attributes: held.outgoing.attributes.clone(),
-            receive_count: held.count,
-            sent_at_ms: Some(held.sent_at_ms),
-            group_id: held.outgoing.group_id.clone(),
-        };
-        let (id, handle, count) = (message.id.clone(), message.handle.clone(), message.receive_count);
-        self.note(Effect::Delivered { id, handle, count, until: now + visibility });
-        message
-    }
-
-    /// Decides one batch entry: refused, done, or done and left out of the reply.
-    fn entry(&mut self, act: impl FnOnce(&mut Self) -> EntryReply) -> EntryReply {
-        let scripted = self.faults.next_entries.pop_front().flatten();
-        let drawn = chance(&mut self.rng, self.faults.refuse_entry).then(|| refusal("InternalError", false));
-        if let Some(refusal) = scripted.or(drawn) {
-            return Err(refusal);
-        }
-        let reply = act(self);
-        if chance(&mut self.rng, self.faults.forget_entry) { Err(refusal("NoReply", false)) } else { reply }
-    }
-
-    fn delete(&mut self, handle: &ReceiptHandle) -> EntryReply {
-        let Some(number) = self.handles.get(&handle.0).copied() else {
-            return Err(refusal("ReceiptHandleIsInvalid", true));
-        };
-        let Some(held) = self.held.get_mut(&number) else { return Ok(()) }; // deleted before: SQS says yes
-        let current = held.receipt.as_ref().is_some_and(|(current, _)| *current == handle.0);
-        if !current && self.faults.stale_delete == StaleDelete::Ignored {
-            return Ok(());
-        }
-        let id = held.id.clone();
-        if !held.risen && chance(&mut self.rng, self.faults.rise_after_delete) {
-            held.risen = true;
-            held.receipt = None;
-            held.again_from = None;
-            held.visible_from = Instant::now() + between(&mut self.rng, (Duration::ZERO, Duration::from_secs(120)));
-        } else {
-            self.held.remove(&number);
-        }
-        self.note(Effect::Deleted { id, handle: handle.clone() });
-        Ok(())
-    }
-
-    fn change(&mut self, handle: &ReceiptHandle, visibility: Duration) -> EntryReply {
-        let now = Instant::now();
-        let Some(number) = self.handles.get(&handle.0) else {
-            return Err(refusal("ReceiptHandleIsInvalid", true));
-        };
-        let Some(held) = self.held.get_mut(number) else {
-            return Err(refusal("InvalidParameterValue", true)); // SQS: "message does not exist"
-        };
-        let Some(received) = held.receipt.as_ref().filter(|(current, _)| *current == handle.0).map(|(_, at)| *at)
-        else {
-            return Err(refusal(self.faults.stale_change, true));
-        };
-        if held.visible_from <= now {
-            return Err(refusal("MessageNotInflight", true));
-        }
-        let until = now + visibility;
-        if until > received + SQS_MAX_VISIBILITY {
-            return Err(refusal("InvalidParameterValue", true)); // SQS: "total VisibilityTimeout beyond the limit"
-        }
-        held.visible_from = until;
-        let id = held.id.clone();
-        self.note(Effect::Hidden { id, handle: handle.clone(), until });
-        Ok(())
-    }
-}
-
-fn refusal(code: &str, sender_fault: bool) -> Refusal {
-    Refusal { code: code.into(), sender_fault }
-}
-
-/// What SQS refuses to take.
-fn check(message: &Outgoing) -> Result<(), QueueError> {
-    let refused = |why: &str| Err(QueueError::Refused(why.into()));
-    let attribute = |(name, attribute): (&String, &MessageAttribute)| {
-        let value = match &attribute.value {
-            AttributeValue::Text(text) => text.len(),
-            AttributeValue::Binary(bytes) => bytes.len(),
-        };
-        name.len() + attribute.data_type.len() + value
-    };
-    let legal =
-        |c: char| matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
-    if message.body.is_empty() {
-        refused("MissingParameter: MessageBody")
-    } else if message.body.len() + message.attributes.iter().map(attribute).sum::<usize>() > SQS_MAX_MESSAGE_BYTES {
-        refused("InvalidParameterValue: message too long")
-    } else if message.attributes.len() > SQS_MAX_ATTRIBUTES {
-        refused("InvalidParameterValue: more than 10 attributes")
-    } else if !message.body.chars().all(legal) {
-        refused("InvalidMessageContents")
-    } else {
-        Ok(())
-    }
-}
-
-fn check_batch(entries: usize) -> Result<(), QueueError> {
-    if entries > SQS_MAX_BATCH { Err(QueueError::Refused("TooManyEntriesInBatchRequest".into())) } else { Ok(()) }
 }
 
 #[async_trait]
