@@ -8,6 +8,8 @@ use bytes::Bytes;
 
 use crate::message::DocumentId;
 
+pub mod opensearch;
+
 /// One document on its way into the index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IndexItem {
