@@ -20,9 +20,13 @@ use super::{IndexItem, ItemVerdict, Search, SearchError};
 
 mod alias;
 mod credentials;
+mod mapping;
 mod reply;
 mod request;
+mod setup;
 mod wire;
+
+pub use setup::{SetupError, SetupReport, SetupStep};
 
 /// How requests prove who sends them.
 #[derive(Clone)]
