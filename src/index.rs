@@ -17,6 +17,8 @@ pub mod bulk;
 pub mod park;
 pub mod replay;
 
+pub mod opensearch;
+
 /// One document on its way into the index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IndexItem {
