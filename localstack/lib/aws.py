@@ -49,9 +49,6 @@ class S3:
     def get(self, bucket, key):
         return self._call("GET", bucket, key)
 
-    def delete(self, bucket, key):
-        self._call("DELETE", bucket, key)
-
     def list(self, bucket, prefix=""):
         """Keys under a prefix (the first thousand: the demo has less)."""
         query = "?" + urllib.parse.urlencode({"list-type": 2, "encoding-type": "url", "prefix": prefix})
@@ -87,9 +84,6 @@ class Sqs:
     def send(self, url, body):
         return self._call("SendMessage", QueueUrl=url, MessageBody=body)["MessageId"]
 
-    def purge(self, url):
-        self._call("PurgeQueue", QueueUrl=url)
-
     def depth(self, url):
         """Messages visible, in flight and delayed."""
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible",
@@ -97,10 +91,17 @@ class Sqs:
         found = self.attributes(url, *names)
         return tuple(int(found[name]) for name in names)
 
-    def peek(self, url):
-        """All messages of a queue without receiving them (LocalStack's own door), as dicts."""
-        query = urllib.parse.urlencode({"QueueUrl": url})
-        text = http("GET", f"{self.endpoint}/_aws/sqs/messages?{query}", headers={"Accept": "application/json"})
-        messages = json.loads(text)["ReceiveMessageResponse"]["ReceiveMessageResult"]
-        messages = (messages or {}).get("Message", [])
-        return messages if isinstance(messages, list) else [messages]
+    def receive_and_return(self, url, number):
+        """Looks at up to ten messages: receives them and makes them visible again at once."""
+        found = self._call("ReceiveMessage", QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=5,
+                           VisibilityTimeout=30, MessageAttributeNames=["All"]).get("Messages", [])
+        while len(found) < number:
+            more = self._call("ReceiveMessage", QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1,
+                              VisibilityTimeout=30, MessageAttributeNames=["All"]).get("Messages", [])
+            if not more:
+                break
+            found += more
+        for message in found:
+            self._call("ChangeMessageVisibility", QueueUrl=url, ReceiptHandle=message["ReceiptHandle"],
+                       VisibilityTimeout=0)
+        return found

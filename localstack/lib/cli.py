@@ -6,6 +6,8 @@
   stop-opensearch [--kill]              in a run, or for the one that is up: search goes away…
   start-opensearch                      …and comes back, on the same port and data
   check [--demo]                        is everything here that has to be installed first?
+  cargo-deny ARGS…                      a pinned cargo-deny, in this checkout
+  scripts                               shell and Python of this checkout parse, and the samples are what they should be
   install                               fetch LocalStack and OpenSearch now (exec, demo and up do so by themselves)
 
 CMD sees AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_EC2_METADATA_DISABLED,
@@ -13,6 +15,7 @@ OPENSEARCH_ENDPOINT, QUITTANCE_STACK=1 and STACK_RUN. QUITTANCE_CACHE says where
 QUITTANCE_NO_DOCKER=1 does without a Docker daemon that is there.
 """
 import os
+import subprocess
 import sys
 
 from . import find, install, keeper, run, stay
@@ -52,10 +55,7 @@ def check(arguments):
     lines = missing_for_tests()
     if arguments == ["--demo"]:
         lines = [line for line in lines if line not in missing_for_search()]
-    try:
-        find.cargo()
-    except find.Missing as missing:
-        lines.append(str(missing))
+    lines += find.missing_for_building(linting=arguments != ["--demo"])
     return refuse(lines) if lines else 0
 
 
@@ -88,10 +88,47 @@ def demo(arguments):
     no_search = missing_for_search()
     if no_search:
         say(f"search will not be shown: {no_search[0]}")
-    worker = os.environ.get("WORKER_BIN") or stay.build_worker()
+    worker = os.environ.get("WORKER_BIN")
+    if not worker:
+        lines = find.missing_for_building(linting=False)
+        if lines:
+            return refuse(lines)
+        worker = stay.build_worker()
+    elif not os.access(worker, os.X_OK):
+        say(f"WORKER_BIN={worker} is not a program")
+        return EX_USAGE
     script = os.path.join(install.HERE, "demo.py")
     return run.execute([sys.executable, script, *arguments], not no_search,
                        {"WORKER_BIN": os.path.abspath(worker)})
+
+
+def parses(path):
+    """False if it is a shell script or Python and its syntax is wrong."""
+    if not os.path.isfile(path):
+        return True
+    with open(path, "rb") as file:
+        text = file.read()
+    first = text.split(b"\n", 1)[0]
+    if path.endswith(".sh") or (first.startswith(b"#!") and first.endswith((b"/sh", b"bash"))):
+        return subprocess.run(["bash", "-n", path]).returncode == 0
+    if path.endswith(".py"):
+        try:
+            compile(text, path, "exec")
+        except SyntaxError as error:
+            say(f"{path}:{error.lineno}: {error.msg}")
+            return False
+    return True
+
+
+def scripts():
+    """Bad syntax, or samples that their generator does not make, are said by bash, Python and the generator."""
+    wrong, skipped = 0, {"target", ".git", ".stack"}
+    for folder, folders, files in os.walk(stay.CHECKOUT):
+        folders[:] = [name for name in folders if name not in skipped]
+        for path in (os.path.join(folder, name) for name in files):
+            wrong += not parses(path)
+    wrong += subprocess.run([sys.executable, os.path.join(install.HERE, "make_samples.py"), "--check"]).returncode != 0
+    return 1 if wrong else 0
 
 
 def steer(want):
@@ -112,6 +149,10 @@ def main(arguments):
             return execute(rest)
         if command == "demo":
             return demo(rest)
+        if command == "cargo-deny":
+            return subprocess.run([install.cargo_deny(), *rest], cwd=stay.CHECKOUT).returncode
+        if command == "scripts" and not rest:
+            return scripts()
         if command in ("check", "install") and rest in ([], ["--demo"]):
             return check(rest) if command == "check" else fetch()
         if command in ("up", "_serve") and rest in ([], ["--no-opensearch"]):

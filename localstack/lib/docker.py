@@ -2,9 +2,11 @@
 
 Promises the same as lib/servers.py: loopback only, free ports, a project of its own per run, removed at the end.
 """
+import hashlib
 import os
 import signal
 import subprocess
+import time
 
 from . import install, servers
 
@@ -19,13 +21,14 @@ class Container(servers.Server):
         super().__init__(run)
         self.project, self.service, self.ports = project, service, ports
         ports[service] = self.port
+        self.looked, self.running = 0.0, True
 
     def compose(self, *arguments, check=True):
         environment = dict(os.environ, QUITTANCE_LOCALSTACK_PORT=str(self.ports.get("localstack", 0)),
                            QUITTANCE_OPENSEARCH_PORT=str(self.ports.get("opensearch", 0)))
         done = subprocess.run(["docker", "compose", "-p", self.project, "-f", COMPOSE, *arguments],
                               env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT)
+                              stderr=subprocess.STDOUT, start_new_session=True)
         text = done.stdout.decode(errors="replace")
         if check and done.returncode != 0:
             with open(self.log, "w", encoding="utf-8") as log:
@@ -37,14 +40,17 @@ class Container(servers.Server):
         # `start` keeps the container and with it the data; `up` makes it the first time
         known = self.compose("ps", "--all", "--quiet", self.service, check=False).strip()
         self.compose(*(["start", self.service] if known else ["up", "--detach", "--no-deps", self.service]))
-        self.process = True
+        self.process, self.looked, self.running = True, time.monotonic(), True
 
     def wait_healthy(self):
         self.compose("up", "--detach", "--no-deps", "--no-recreate", "--wait",
                      "--wait-timeout", str(servers.START_DEADLINE), self.service)
 
     def alive(self):
-        return bool(self.compose("ps", "--quiet", "--status", "running", self.service, check=False).strip())
+        if time.monotonic() - self.looked > 2:  # asked ten times a second, and each look is a process
+            self.looked = time.monotonic()
+            self.running = bool(self.compose("ps", "--quiet", "--status", "running", self.service, check=False).strip())
+        return self.running
 
     def stop(self, signum=signal.SIGTERM):
         if self.process:
@@ -52,8 +58,7 @@ class Container(servers.Server):
         self.process = None
 
     def discard(self):
-        self.compose("down", "--volumes", "--timeout", "0", check=False)
-        self.process = None
+        self.process = None  # remove() ends them all
 
     def how_it_ended(self):
         return "its container is not running"
@@ -64,8 +69,20 @@ class Container(servers.Server):
         return self.compose("logs", "--tail", str(lines), self.service, check=False)
 
 
+def project_of(run):
+    """One per run folder; that of `up` is named after its checkout."""
+    digest = hashlib.sha256(os.path.realpath(run).encode()).hexdigest()[:12]
+    return f"quittance-{digest}"
+
+
+def remove(run):
+    """Ends all containers of a run; also after a kill -9, as the keeper calls it."""
+    subprocess.run(["docker", "compose", "-p", project_of(run), "-f", COMPOSE, "down", "--volumes", "--timeout", "0"],
+                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
 def docker_servers(run, with_search):
-    project, ports = os.path.basename(run).lower().replace(".", "-"), {}
+    project, ports = project_of(run), {}
     found = {"localstack": Container(run, project, "localstack", "LocalStack", ports)}
     if with_search:
         found["opensearch"] = Container(run, project, "opensearch", "OpenSearch", ports)

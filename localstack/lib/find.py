@@ -3,6 +3,7 @@
 Promises: looks in PATH, in the usual variables and in the usual folders, not only under one name; what is
 missing is named in one line that says how to install it. Installs nothing and starts nothing that stays.
 """
+import functools
 import glob
 import os
 import re
@@ -102,6 +103,22 @@ def cargo():
     return found
 
 
+def missing_for_building(linting):
+    """What cargo needs here and does not find, one line each."""
+    try:
+        found = cargo()
+    except Missing as missing:
+        return [str(missing)]
+    lines = []
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        lines.append("a C compiler is missing (Rust links with it): install gcc, for example the package build-essential")
+    for tool, component in (("fmt", "rustfmt"), ("clippy", "clippy")) if linting else ():
+        if _output(found, tool, "--version") is None:
+            lines.append(f"cargo {tool} is missing: 'rustup component add {component}'")
+    return lines
+
+
+@functools.cache
 def docker():
     """Whether a Docker daemon with compose answers. QUITTANCE_NO_DOCKER=1 forces the road without."""
     if os.environ.get("QUITTANCE_NO_DOCKER", "") not in ("", "0"):

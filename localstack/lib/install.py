@@ -1,4 +1,4 @@
-"""The cache: LocalStack's virtual environment and OpenSearch's layout, each fetched once per set of pins.
+"""The cache: LocalStack's virtual environment, OpenSearch's layout and cargo-deny, each fetched once per set of pins.
 
 Promises: a folder is named after a hash of its pins, is made under a lock, and counts only when its stamp, which
 is written last, is there; so a half-finished one is made again, and commands and checkouts share what is whole.
@@ -20,6 +20,8 @@ from . import find
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REQUIREMENTS = os.path.join(HERE, "requirements.txt")
 POM = os.path.join(HERE, "opensearch-pom.xml")
+
+CARGO_DENY = "0.20.2"
 
 
 class InstallFailed(Exception):
@@ -156,3 +158,18 @@ def opensearch():
 
     folder = _made(_opensearch_folder(), "laying out OpenSearch from Maven Central", make)
     return os.path.join(folder, f"opensearch-{version}")
+
+
+# ---- cargo-deny
+
+def cargo_deny():
+    """A pinned cargo-deny, built once."""
+    cargo = find.cargo()
+
+    def make(folder):
+        _run("cargo install cargo-deny", [cargo, "install", "--quiet", "--locked", "--root", folder,
+                                          "--version", CARGO_DENY, "cargo-deny"], cwd=folder)
+
+    folder = _made(_name("cargo-deny", CARGO_DENY, platform.machine(), platform.system()),
+                   "building cargo-deny (some minutes)", make)
+    return os.path.join(folder, "bin", "cargo-deny")

@@ -135,15 +135,18 @@ def remove(folder):
 
 # ---- the pair
 
-def keep(folder, inner):
-    """Runs `inner()` in a forked process and returns its exit code, with everything ended and the folder gone."""
+def keep(folder, inner, last=None):
+    """Runs `inner()` in a forked process and returns its exit code, with everything ended and the folder gone.
+
+    `last(folder)` is called when the processes are ended: for what is not a process of ours.
+    """
     lock = hold(folder)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
-        os._exit(_inner(folder, inner, keeper))
+        os._exit(_inner(folder, inner, last, keeper))
 
     def pass_on(signum, _frame):
         try:
@@ -161,14 +164,21 @@ def keep(folder, inner):
         except OSError as error:
             if error.errno != errno.EINTR:
                 raise
-    end_descendants()
-    remove(folder)
+    _tidy(folder, last)
     lock.close()
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
 
-def _inner(folder, inner, keeper):
+def _tidy(folder, last):
+    """Both of the pair do this, in this order: whoever is left. It may be done twice."""
+    end_descendants()
+    if last and os.path.exists(folder):
+        last(folder)
+    remove(folder)
+
+
+def _inner(folder, inner, last, keeper):
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     die_with_parent(signal.SIGTERM)()
     first = []
@@ -194,8 +204,7 @@ def _inner(folder, inner, keeper):
         traceback.print_exc()
         code = 70
     first.append(0)  # from here on signals change nothing
-    end_descendants()
-    remove(folder)
+    _tidy(folder, last)
     sys.stdout.flush()
     sys.stderr.flush()
     return code

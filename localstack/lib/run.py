@@ -32,9 +32,9 @@ def read_state(run):
         return {}
 
 
-def environment(run, endpoints):
+def environment(run, endpoints, base=os.environ):
     """What the command sees: this stack, and nothing of the caller's own AWS account."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")
+    kept = {name: value for name, value in base.items() if not name.startswith("AWS_")
             or name == "AWS_CA_BUNDLE"}
     for name in ("OPENSEARCH_ENDPOINT", "OPENSEARCH_USERNAME", "OPENSEARCH_PASSWORD", "OPENSEARCH_AUTH"):
         kept.pop(name, None)
@@ -152,7 +152,7 @@ def execute(command, with_search, more_environment=None):
         finally:
             run.end(child)
 
-    return keeper.keep(folder, inner)
+    return keeper.keep(folder, inner, docker.remove if find.docker() else None)
 
 
 def serve(folder, with_search):
@@ -169,7 +169,7 @@ def serve(folder, with_search):
         finally:
             run.end()
 
-    return keeper.keep(folder, inner)
+    return keeper.keep(folder, inner, docker.remove if find.docker() else None)
 
 
 def steer_opensearch(folder, want):

@@ -137,7 +137,7 @@ class LocalStack(Server):
         environment = _plain_environment() | {
             "HOME": home, "TMPDIR": tmp, "FILESYSTEM_ROOT": os.path.join(self.folder, "fs"),
             "SERVICES": "s3,sqs", "EAGER_SERVICE_LOADING": "1", "STRICT_SERVICE_LOADING": "1",
-            "GATEWAY_LISTEN": f"127.0.0.1:{self.port}", "LOCALSTACK_HOST": f"localhost:{self.port}",
+            "GATEWAY_LISTEN": f"127.0.0.1:{self.port}", "LOCALSTACK_HOST": f"127.0.0.1:{self.port}",
             "SQS_ENDPOINT_STRATEGY": "path", "SKIP_SSL_CERT_DOWNLOAD": "1", "DISABLE_EVENTS": "1",
             "DNS_ADDRESS": "0", "PERSISTENCE": "0", "LS_LOG": "warn", "PYTHONDONTWRITEBYTECODE": "0"}
         # -P: nothing of our own folder may hide a module that LocalStack imports

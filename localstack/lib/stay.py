@@ -69,10 +69,10 @@ def up(with_search):
             time.sleep(0.1)
         endpoints = run.read_state(RUN)["endpoints"]
         worker = provision.provision(endpoints["localstack"])
-        wanted = run.environment(RUN, endpoints) | worker | (
-            {} if with_search else {"SKIP_OPENSEARCH": "true"}) | {"ADMIN_LISTEN": "off"}
-        names = [name for name in wanted if name not in os.environ or wanted[name] != os.environ[name]]
-        run.write(ENV, "".join(f"export {name}={shlex.quote(wanted[name])}\n" for name in sorted(names)))
+        worker |= {} if with_search else {"SKIP_OPENSEARCH": "true"}
+        names = run.environment(RUN, endpoints, {}) | worker | {"ADMIN_LISTEN": "off"}
+        run.write(ENV, "unset AWS_PROFILE AWS_SESSION_TOKEN\n" + "".join(
+            f"export {name}={shlex.quote(value)}\n" for name, value in sorted(names.items())))
         run.write(os.path.join(RUN, "pid"), str(served.pid))
     except BaseException:
         served.send_signal(signal.SIGTERM)
@@ -91,7 +91,7 @@ def show():
     print(f"  queue quittance (DLQ quittance-dlq), buckets {source} and quittance-results, variables in {env}")
     print("\nTry:")
     sample = os.path.relpath(os.path.join(install.HERE, "samples", "files"))
-    print(f"  1. upload a file    curl -T {sample}/reports/annual-report.pdf"
+    print(f"  1. upload a file    curl -T {sample}/annual-report.pdf"
           f" {endpoints.get('localstack')}/{source}/reports/annual-report.pdf")
     setup = "cargo run --bin worker -- setup-index && " if "opensearch" in endpoints else ""
     print(f"  2. run the worker   . {env} && {setup}cargo run --bin worker        (Ctrl-C drains it)")
@@ -117,9 +117,7 @@ def down():
             return run.EX_TEMPFAIL
         time.sleep(0.05)
     keeper.remove(RUN)
-    for path in (ENV, LOG):
-        if os.path.exists(path):
-            os.remove(path)
+    keeper.remove(STACK)
     say("down")
     return 0
 

@@ -1,0 +1,47 @@
+# The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
+# says at once, before any long step, what has to be installed first.
+.PHONY: help demo test up down status fmt lint doc deny scripts unit real
+.DEFAULT_GOAL := help
+
+STACK := localstack/stack
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "  QUITTANCE_CACHE says where downloads are kept, QUITTANCE_NO_DOCKER=1 does without a Docker daemon."
+
+demo: ## the main job on the local stack, shown and checked (ARGS=--count: count the calls to S3 and SQS)
+	@$(STACK) demo $(ARGS)
+
+test: ## everything that must pass
+	@localstack/test.sh
+
+up: ## a stack that stays, with queues and buckets, and three commands to try
+	@$(STACK) up
+
+down: ## end it
+	@$(STACK) down
+
+status: ## is it up?
+	@$(STACK) status
+
+fmt: ## is the code formatted?
+	cargo fmt --check
+
+lint: ## clippy, warnings are errors
+	cargo clippy --all-targets --locked -- -D warnings
+
+doc: ## the documentation builds without warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+deny: ## bans, licences and sources of the dependencies
+	$(STACK) cargo-deny check bans licenses sources
+
+scripts: ## shell and Python parse; the samples are what their generator makes
+	$(STACK) scripts
+
+unit: ## the tests that need no services
+	cargo test --locked --all-targets
+
+real: ## all tests, with the stack beside them
+	$(STACK) exec -- cargo test --locked --all-targets -- --include-ignored
