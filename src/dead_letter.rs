@@ -116,7 +116,11 @@ impl DeadLetters {
             attempts: attempts.failed.max(1),
             first_failed_at: attempts.first_failed_at.clone().unwrap_or_else(|| now.to_owned()),
             last_failed_at: attempts.last_failed_at.clone().unwrap_or_else(|| now.to_owned()),
-            work_ids: failing.iter().filter_map(|report| report.work_id.as_ref()).map(|id| id.as_str().to_owned()).collect(),
+            work_ids: failing
+                .iter()
+                .filter_map(|report| report.work_id.as_ref())
+                .map(|id| id.as_str().to_owned())
+                .collect(),
             keys: failing.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
             source_queue: self.source_queue.clone(),
             message_id: origin.as_ref().map_or_else(|| message.id.0.clone(), |origin| origin.message_id.clone()),
@@ -174,4 +178,3 @@ fn size_of(name: &str, attribute: &MessageAttribute) -> usize {
     };
     name.len() + attribute.data_type.len() + value
 }
-

@@ -126,6 +126,10 @@ event!(
     Abandoning, "abandoning", WARN { why: &'static str, in_flight: u64, }
 );
 event!(
+    /// The books do not balance: a defect of ours.
+    OutOfBalance, "out_of_balance", ERROR { detail: String, }
+);
+event!(
     /// Something to know at start.
     Notice, "notice", WARN { detail: String, }
 );

@@ -285,9 +285,8 @@ impl Job<'_> {
                     Some(found) => Some(found.clone()),
                     None => self.look_up().await?,
                 };
-                let explained = found.is_some_and(|found| {
-                    found.source_etag.is_none() || self.rank(&found, Seen::Gone) == Rank::Newer
-                });
+                let explained = found
+                    .is_some_and(|found| found.source_etag.is_none() || self.rank(&found, Seen::Gone) == Rank::Newer);
                 Err(if explained { Halt::With(Outcome::Superseded) } else { RetryReason::SourceMissing.into() })
             }
         }
@@ -328,13 +327,8 @@ impl Job<'_> {
         let condition = over.map_or(Condition::Absent, |over| Condition::Match(over.object_etag.clone()));
         let key = layout::record(&self.processor.namespace, &self.document_id);
         self.still_ours()?;
-        let put = self.processor.store.put(
-            &self.processor.results_bucket,
-            &key,
-            Bytes::from(body),
-            &metadata,
-            condition,
-        );
+        let put =
+            self.processor.store.put(&self.processor.results_bucket, &key, Bytes::from(body), &metadata, condition);
         match put.await.map_err(results_trouble)? {
             PutReply::Written { .. } => Ok(Some(record)),
             PutReply::Conflict => Ok(None),

@@ -66,6 +66,13 @@ impl Desk {
 #[error("the settler broke: {0}")]
 pub struct SettlerBroken(String);
 
+impl SettlerBroken {
+    /// For a reason, as a sentence.
+    pub fn because(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+}
+
 /// What SQS is asked for at the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Last {
@@ -531,7 +538,11 @@ fn settled_line(held: &Held, end: End, outcome: OutcomeName, reason: Option<Stri
         outcome: outcome.as_str(),
         settlement: end.as_str(),
         reason,
-        work_ids: reports.iter().filter_map(|report| report.work_id.as_ref()).map(|id| id.as_str().to_owned()).collect(),
+        work_ids: reports
+            .iter()
+            .filter_map(|report| report.work_id.as_ref())
+            .map(|id| id.as_str().to_owned())
+            .collect(),
         keys: reports.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
         held_ms: u64::try_from(held.taken_on.elapsed().as_millis()).unwrap_or(u64::MAX),
         index: reports.iter().map(|report| report.indexed).max().unwrap_or(Indexed::None).as_str(),

@@ -26,6 +26,7 @@ mod sink;
 mod supervise;
 mod table;
 mod text;
+mod xml;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -77,18 +78,17 @@ pub struct Extraction {
 
 impl Extraction {
     /// The promises above, kept also when a child broke them: it parses hostile files.
-    fn bounded(self: Box<Self>, max_text_bytes: usize) -> Self {
-        let mut own = *self;
-        own.mime_type = sink::one_line(&own.mime_type, sink::MAX_META_CHARS).unwrap_or_default();
-        own.title = own.title.and_then(|title| sink::one_line(&title, sink::MAX_META_CHARS));
-        own.extraction_error = own.extraction_error.and_then(|error| sink::one_line(&error, sink::MAX_ERROR_CHARS));
-        if let Some(content) = &mut own.content
+    fn bounded(mut self, max_text_bytes: usize) -> Self {
+        self.mime_type = sink::one_line(&self.mime_type, sink::MAX_META_CHARS).unwrap_or_default();
+        self.title = self.title.and_then(|title| sink::one_line(&title, sink::MAX_META_CHARS));
+        self.extraction_error = self.extraction_error.and_then(|error| sink::one_line(&error, sink::MAX_ERROR_CHARS));
+        if let Some(content) = &mut self.content
             && content.len() > max_text_bytes
         {
             content.truncate(content.floor_char_boundary(max_text_bytes));
-            own.truncated = true;
+            self.truncated = true;
         }
-        own
+        self
     }
 }
 
@@ -118,12 +118,7 @@ pub enum ExtractFailure {
 #[async_trait]
 pub trait Extract: Send + Sync + 'static {
     /// Reads `file`. Dropping the future ends the work; `keep` is dropped when it has ended.
-    async fn extract(
-        &self,
-        file: &Path,
-        hints: &Hints,
-        keep: Keep,
-    ) -> Result<Extraction, ExtractFailure>;
+    async fn extract(&self, file: &Path, hints: &Hints, keep: Keep) -> Result<Extraction, ExtractFailure>;
 }
 
 /// How children are run.
@@ -177,17 +172,9 @@ impl ChildPool {
 
 #[async_trait]
 impl Extract for ChildPool {
-    async fn extract(
-        &self,
-        file: &Path,
-        hints: &Hints,
-        keep: Keep,
-    ) -> Result<Extraction, ExtractFailure> {
+    async fn extract(&self, file: &Path, hints: &Hints, keep: Keep) -> Result<Extraction, ExtractFailure> {
         let gone = |what: &str| ExtractFailure::Unavailable { detail: what.to_owned() };
-        let slot = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .map_err(|_| gone("the pool of children is closed"))?;
+        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| gone("the pool of children is closed"))?;
         let request = protocol::Request::new(file, hints, &self.settings);
         let (reply, answer) = oneshot::channel();
         // The task, not this future, owns the child: it must live on to see the child's end.

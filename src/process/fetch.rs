@@ -146,10 +146,7 @@ mod tests {
     use futures_util::stream;
 
     fn object(chunks: Vec<Result<Bytes, StoreError>>, size: u64) -> OpenObject {
-        OpenObject {
-            head: ObjectHead { size, ..ObjectHead::default() },
-            body: Box::pin(stream::iter(chunks)),
-        }
+        OpenObject { head: ObjectHead { size, ..ObjectHead::default() }, body: Box::pin(stream::iter(chunks)) }
     }
 
     #[tokio::test]

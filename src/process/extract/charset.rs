@@ -30,8 +30,8 @@ pub(super) fn decode(bytes: &[u8], declared: Option<&str>, whole: bool) -> Decod
     let seven_bit = bytes.is_ascii();
     // Seven bits with escapes may be ISO-2022-JP, which is valid UTF-8 as it stands.
     let plain = !(seven_bit && bytes.contains(&0x1b));
-    if plain && is_utf_8(bytes, whole) {
-        return decode_as(UTF_8, bytes, whole).0;
+    if plain && let Some(text) = utf_8(bytes, whole) {
+        return Decoded { text: text.to_owned(), charset: UTF_8.name() };
     }
     if let Some(encoding) = declared.and_then(|label| Encoding::for_label(label.trim().as_bytes())) {
         let (decoded, malformed) = decode_as(encoding, bytes, whole);
@@ -39,7 +39,13 @@ pub(super) fn decode(bytes: &[u8], declared: Option<&str>, whole: bool) -> Decod
             return decoded;
         }
     }
-    decode_as(detect(bytes, whole), bytes, whole).0
+    // The hint makes Shift_JIS of short Western lines, which then does not decode.
+    let (japanese, malformed) = decode_as(detect(bytes, whole, Some(b"jp")), bytes, whole);
+    if !malformed {
+        return japanese;
+    }
+    let (other, malformed) = decode_as(detect(bytes, whole, None), bytes, whole);
+    if malformed { japanese } else { other }
 }
 
 /// The `charset` parameter of a content type.
@@ -50,17 +56,18 @@ pub(super) fn of_content_type(content_type: &str) -> Option<&str> {
     })
 }
 
-fn detect(bytes: &[u8], whole: bool) -> &'static Encoding {
+fn detect(bytes: &[u8], whole: bool, hint: Option<&[u8]>) -> &'static Encoding {
     let sample = &bytes[..bytes.len().min(DETECTOR_BYTES)];
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
     detector.feed(sample, whole && sample.len() == bytes.len());
-    detector.guess(Some(b"jp"), Utf8Detection::Allow)
+    detector.guess(hint, Utf8Detection::Allow)
 }
 
-fn is_utf_8(bytes: &[u8], whole: bool) -> bool {
+fn utf_8(bytes: &[u8], whole: bool) -> Option<&str> {
     match std::str::from_utf8(bytes) {
-        Ok(_) => true,
-        Err(error) => !whole && error.error_len().is_none(),
+        Ok(text) => Some(text),
+        Err(error) if !whole && error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok(),
+        Err(_) => None,
     }
 }
 
@@ -97,9 +104,7 @@ fn utf_16_without_bom(bytes: &[u8]) -> Option<&'static Encoding> {
         (telling, strange)
     };
     let ((little, little_strange), (big, big_strange)) = (score(false), score(true));
-    let wins = |own: usize, strange: usize, other: usize| {
-        own * 10 >= pairs && strange * 50 <= pairs && own > other * 4
-    };
+    let wins = |own: usize, strange: usize, other: usize| own * 4 >= pairs && strange * 50 <= pairs && own > other * 4;
     if wins(little, little_strange, big) {
         Some(UTF_16LE)
     } else if wins(big, big_strange, little) {

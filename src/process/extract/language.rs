@@ -7,9 +7,8 @@
 const SAMPLE_CHARS: usize = 20_000;
 
 /// Words that English prose cannot do without and other Latin languages, and code, rarely have.
-const ENGLISH: [&str; 16] = [
-    "the", "and", "of", "to", "is", "that", "for", "with", "was", "this", "are", "it", "be", "by", "from", "not",
-];
+const ENGLISH: [&str; 16] =
+    ["the", "and", "of", "to", "is", "that", "for", "with", "was", "this", "are", "it", "be", "by", "from", "not"];
 
 pub(super) fn guess(text: &str) -> Option<&'static str> {
     let (mut letters, mut kana, mut ascii, mut others) = (0_usize, 0_usize, 0_usize, 0_usize);
@@ -24,7 +23,7 @@ pub(super) fn guess(text: &str) -> Option<&'static str> {
         letters += 1;
     }
     // A few kana in a long text of another language are a quotation.
-    if kana >= 2 && kana * 20 >= letters {
+    if kana > 0 && kana * 20 >= letters {
         return Some("ja");
     }
     (ascii >= 20 && others * 50 <= letters && reads_as_english(text)).then_some("en")

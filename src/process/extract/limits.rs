@@ -20,7 +20,7 @@ pub struct Limits {
     pub max_archive_entries: usize,
     /// Largest file of a format that must be in memory as a whole (PDF, mail), bytes.
     pub max_whole_bytes: u64,
-    /// How deep elements of XML or JSON may nest.
+    /// How deep elements of XML may nest.
     pub max_depth: usize,
 }
 

@@ -69,7 +69,9 @@ fn name(part: &mail_parser::MessagePart<'_>) -> String {
 fn complaint(message: &Message<'_>, bytes: &[u8], whole: bool) -> Option<&'static str> {
     let content_type = message.content_type()?;
     let subtype = content_type.subtype().unwrap_or_default().to_ascii_lowercase();
-    if subtype == "encrypted" || subtype.ends_with("pkcs7-mime") && !content_type.attribute("smime-type").is_some_and(|own| own == "signed-data") {
+    // S/MIME says both encrypted and signed with one type.
+    let signed_only = content_type.attribute("smime-type").is_some_and(|own| own == "signed-data");
+    if subtype == "encrypted" || (subtype.ends_with("pkcs7-mime") && !signed_only) {
         return Some("the mail is encrypted");
     }
     let boundary = content_type.attribute("boundary")?;

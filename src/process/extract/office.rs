@@ -4,9 +4,10 @@
 //! Left out: deleted text, field codes, ruby readings (they would tear words apart), and the
 //! fallback copy that newer drawings carry for old programs.
 
-use super::ooxml::{Node, Package, Xml};
+use super::ooxml::Package;
 use super::read::{Stop, Wanted};
 use super::sink::Doc;
+use super::xml::{Node, Xml, attribute};
 
 pub(super) fn docx(wanted: &mut Wanted<'_>, doc: &mut Doc) -> Result<(), Stop> {
     let mut package = Package::open(wanted)?;
@@ -104,7 +105,11 @@ impl Place {
             "t" => self.in_text = false,
             "p" => {
                 // Paragraphs of one cell stay in its row.
-                if self.cells > 0 { doc.text.space() } else { doc.text.end_line() }
+                if self.cells > 0 {
+                    doc.text.space()
+                } else {
+                    doc.text.end_line()
+                }
                 match &mut self.title {
                     Some(title) if !title.trim().is_empty() => {
                         doc.set_title(title);
@@ -132,14 +137,4 @@ fn is_hidden(name: &str) -> bool {
         name,
         "pPr" | "rPr" | "tblPr" | "trPr" | "tcPr" | "sectPr" | "nvSpPr" | "delText" | "instrText" | "rt" | "Fallback"
     )
-}
-
-/// An attribute by its local name. Duplicates are not looked for: that takes quadratic time.
-fn attribute(start: &quick_xml::events::BytesStart<'_>, name: &str) -> Option<String> {
-    start
-        .attributes()
-        .with_checks(false)
-        .filter_map(Result::ok)
-        .find(|own| own.key.local_name().as_ref() == name)
-        .map(|own| own.value.into_owned())
 }

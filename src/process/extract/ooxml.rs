@@ -6,15 +6,14 @@
 //! Refuses to know: what the elements of one format mean beyond where text begins and ends.
 
 use std::borrow::Cow;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 
-use quick_xml::Reader;
-use quick_xml::events::{BytesStart, Event};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::read::{self, Input, Stop, Wanted};
 use super::sink::Doc;
+use super::xml::{Node, Xml, declared};
 use super::{LimitBroken, LimitKind, Limits};
 
 /// Below this the ratio says nothing: small files of blanks compress well.
@@ -56,8 +55,7 @@ impl<'p, 'i> Package<'p, 'i> {
             let middle = name.strip_prefix(prefix)?.strip_suffix(".xml")?;
             if middle.is_empty() { Some(0) } else { middle.parse::<u32>().ok() }
         };
-        let mut parts: Vec<(u32, String)> =
-            self.names().filter_map(|name| Some((number(&name)?, name))).collect();
+        let mut parts: Vec<(u32, String)> = self.names().filter_map(|name| Some((number(&name)?, name))).collect();
         parts.sort();
         parts.into_iter().map(|(_, name)| name).collect()
     }
@@ -82,7 +80,8 @@ impl<'p, 'i> Package<'p, 'i> {
 
     /// Inflates every XML part to nothing: what a library that counts nothing would inflate.
     pub fn inflate_all(&mut self) -> Result<(), Stop> {
-        let names: Vec<String> = self.names().filter(|name| name.ends_with(".xml") || name.ends_with(".rels")).collect();
+        let names: Vec<String> =
+            self.names().filter(|name| name.ends_with(".xml") || name.ends_with(".rels")).collect();
         for name in names {
             let file = self.archive.by_name(&name).map_err(finding)?;
             let mut counted = Counted { file, budget: &mut self.budget };
@@ -137,10 +136,6 @@ fn finding(error: ZipError) -> Stop {
     })
 }
 
-fn declared() -> Stop {
-    Stop::finding("a document type declaration in it is refused")
-}
-
 fn is_compound_file(input: &mut dyn Input) -> io::Result<bool> {
     Ok(read::at_most(input, 8)?.bytes == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 }
@@ -192,67 +187,5 @@ impl<R: Read> Read for Counted<'_, R> {
         let read = self.file.read(buffer)?;
         self.budget.spend(read)?;
         Ok(read)
-    }
-}
-
-/// What a walk through a part meets.
-pub(super) enum Node<'x> {
-    Open(BytesStart<'x>),
-    Close(String),
-    Text(Cow<'x, str>),
-    End,
-}
-
-/// One part, walked through.
-pub(super) struct Xml<'x> {
-    reader: Reader<BufReader<&'x mut dyn Read>>,
-    buffer: Vec<u8>,
-    depth: usize,
-    max_depth: usize,
-}
-
-impl<'x> Xml<'x> {
-    fn new(part: &'x mut dyn Read, max_depth: usize) -> Self {
-        let mut reader = Reader::from_reader(BufReader::new(part));
-        // An empty element opens and closes, so that walks have one case.
-        reader.config_mut().expand_empty_elements = true;
-        Self { reader, buffer: Vec::new(), depth: 0, max_depth }
-    }
-
-    pub fn next(&mut self) -> Result<Node<'_>, Stop> {
-        loop {
-            self.buffer.clear();
-            // The borrow checker cannot see that a skipped event gives its buffer back.
-            let event = self.reader.read_event_into(&mut self.buffer);
-            let event = event.map_err(|error| Stop::finding(format!("broken XML: {error}")))?.into_owned();
-            return Ok(match event {
-                Event::Start(start) => {
-                    self.depth += 1;
-                    if self.depth > self.max_depth {
-                        return Err(Stop::finding(format!("XML nested deeper than {}", self.max_depth)));
-                    }
-                    Node::Open(start)
-                }
-                Event::End(end) => {
-                    self.depth = self.depth.saturating_sub(1);
-                    Node::Close(end.local_name().as_ref().to_owned())
-                }
-                Event::Text(text) => Node::Text(Cow::Owned(text.xml10_content().into_owned())),
-                Event::CData(text) => Node::Text(Cow::Owned(text.xml10_content().into_owned())),
-                Event::GeneralRef(reference) => Node::Text(Cow::Owned(entity(&reference))),
-                Event::DocType(_) => return Err(declared()),
-                Event::Eof if self.depth > 0 => return Err(Stop::finding("the XML ends too early")),
-                Event::Eof => Node::End,
-                Event::Empty(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) => continue,
-            });
-        }
-    }
-}
-
-/// Characters by number and the five names of XML; any other is unknown without a declaration.
-fn entity(reference: &quick_xml::events::BytesRef<'_>) -> String {
-    match reference.resolve_char_ref() {
-        Ok(Some(c)) => c.to_string(),
-        Ok(None) | Err(_) => quick_xml::escape::resolve_predefined_entity(reference).unwrap_or_default().to_owned(),
     }
 }

@@ -38,13 +38,8 @@ pub(super) fn extract(wanted: &mut Wanted<'_>, doc: &mut Doc) -> Result<(), Stop
     for page in pages.iter() {
         // No bounds: what is cut off on paper is still text.
         let everywhere = Rect::new(f64::from(i32::MIN), f64::from(i32::MIN), f64::from(i32::MAX), f64::from(i32::MAX));
-        let mut context = Context::new(
-            Default::default(),
-            everywhere,
-            &cache,
-            pdf.xref(),
-            InterpreterSettings::default(),
-        );
+        let mut context =
+            Context::new(Default::default(), everywhere, &cache, pdf.xref(), InterpreterSettings::default());
         interpret_page(page, &mut context, &mut device);
         device.end_page();
         if device.sink.is_full() {
@@ -157,8 +152,10 @@ fn is_wide(c: char) -> bool {
 impl<'a> Device<'a> for TextDevice<'_> {
     fn draw_glyph_run(&mut self, run: &GlyphRun<'_, 'a>, props: DrawProps<'a>, _: &DrawMode) {
         for glyph in run.glyphs() {
-            let text = match glyph.as_unicode() {
-                Some(BfString::Char(c)) => c.to_string(),
+            let unicode = glyph.as_unicode();
+            let mut utf_8 = [0; 4];
+            let text = match &unicode {
+                Some(BfString::Char(c)) => &*c.encode_utf8(&mut utf_8),
                 Some(BfString::String(text)) => text,
                 None => {
                     self.unreadable += 1;
@@ -177,7 +174,7 @@ impl<'a> Device<'a> for TextDevice<'_> {
             let length = direction.hypot();
             // A font of no size paints nothing.
             if length.is_finite() && length > 0.0 && em > 0.0 {
-                self.show(&text, start, direction / length, advance / UNITS_PER_EM * length, em);
+                self.show(text, start, direction / length, advance / UNITS_PER_EM * length, em);
             }
         }
     }

@@ -13,7 +13,8 @@ use rustix::fs::{Mode, OFlags};
 use super::kind::{self, Kind};
 use super::sink::{Doc, MAX_ERROR_CHARS, one_line};
 use super::{
-    Extraction, Hints, LimitBroken, LimitKind, Limits, html, json, language, mail, markdown, office, pdf, sheet, table, text,
+    Extraction, Hints, LimitBroken, LimitKind, Limits, html, json, language, mail, markdown, office, pdf, sheet, table,
+    text,
 };
 
 /// What a reader reads from: a file, or bytes.
@@ -67,10 +68,9 @@ pub fn extract_bytes(bytes: &[u8], hints: &Hints, limits: &Limits) -> Result<Ext
         Ok(extraction) => Ok(extraction),
         Err(FileError::Limit(broken)) => Err(broken),
         // Memory has no read errors; said as a finding rather than asserted.
-        Err(FileError::Disk(error)) => Ok(Extraction {
-            extraction_error: one_line(&error.to_string(), MAX_ERROR_CHARS),
-            ..Extraction::default()
-        }),
+        Err(FileError::Disk(error)) => {
+            Ok(Extraction { extraction_error: one_line(&error.to_string(), MAX_ERROR_CHARS), ..Extraction::default() })
+        }
     }
 }
 

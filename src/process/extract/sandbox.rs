@@ -55,7 +55,9 @@ fn limit(request: &Request) -> io::Result<()> {
     let at_most = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
     setrlimit(Resource::Core, at_most(0))?;
     setrlimit(Resource::As, at_most(request.memory_bytes))?;
-    setrlimit(Resource::Cpu, at_most(request.cpu_seconds))?;
+    // One more at the hard limit: where both are equal the signal is KILL, which says nothing.
+    let cpu = Rlimit { current: Some(request.cpu_seconds), maximum: Some(request.cpu_seconds + 1) };
+    setrlimit(Resource::Cpu, cpu)?;
     setrlimit(Resource::Nofile, at_most(OPEN_FILES))?;
     // Nobody attaches to it, and its memory is not written to disk.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;

@@ -33,11 +33,18 @@ impl Sink {
 
     /// Takes text as it comes; blanks and breaks at its edges count.
     pub fn push(&mut self, text: &str) {
-        for c in text.chars() {
-            if self.full {
-                return;
+        let mut rest = text;
+        while !self.full
+            && let Some(first) = rest.chars().next()
+        {
+            // Words at once: by far the most of a text.
+            let length = rest.find(|c| !is_visible(c)).unwrap_or(rest.len());
+            if length > 0 {
+                self.push_visible(&rest[..length]);
+            } else {
+                self.push_blank(first);
             }
-            self.push_char(c);
+            rest = &rest[length.max(first.len_utf8())..];
         }
     }
 
@@ -71,16 +78,12 @@ impl Sink {
         self.full = true;
     }
 
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// The text, and whether it was cut.
     pub fn finish(self) -> (String, bool) {
         (self.text, self.full)
     }
 
-    fn push_char(&mut self, c: char) {
+    fn push_blank(&mut self, c: char) {
         match c {
             '\n' | '\u{2028}' | '\u{2029}' | '\u{c}' => self.breaks += 1,
             // CR LF is one break by its LF; a lone CR (old Macs) is told apart by `unify_breaks`.
@@ -95,29 +98,34 @@ impl Sink {
                     None | Some(_) => Some(' '),
                 }
             }
-            c if is_noise(c) => {}
-            c => self.push_visible(c),
+            _ => {}
         }
     }
 
-    fn push_visible(&mut self, c: char) {
-        let mut gap = [None; 2];
-        if !self.text.is_empty() {
-            match self.breaks {
-                0 => gap[0] = self.blank,
-                1 => gap[0] = Some('\n'),
-                2.. => gap = [Some('\n'); 2],
-            }
+    fn push_visible(&mut self, word: &str) {
+        let gap = match (self.breaks, self.blank) {
+            _ if self.text.is_empty() => "",
+            (0, None) => "",
+            (0, Some('\t')) => "\t",
+            (0, Some('\u{3000}')) => "\u{3000}",
+            (0, Some(_)) => " ",
+            (1, _) => "\n",
+            (2.., _) => "\n\n",
+        };
+        let room = self.max_bytes.saturating_sub(self.text.len() + gap.len());
+        let kept = &word[..word.floor_char_boundary(room)];
+        self.full = kept.len() < word.len();
+        if !kept.is_empty() {
+            self.text.push_str(gap);
+            self.text.push_str(kept);
+            (self.breaks, self.blank) = (0, None);
         }
-        let gap_bytes: usize = gap.iter().flatten().map(|c| c.len_utf8()).sum();
-        if self.text.len() + gap_bytes + c.len_utf8() > self.max_bytes {
-            self.full = true;
-            return;
-        }
-        self.text.extend(gap.into_iter().flatten());
-        self.text.push(c);
-        (self.breaks, self.blank) = (0, None);
     }
+}
+
+/// Neither a blank nor noise. The first line says nothing new; it is quick.
+fn is_visible(c: char) -> bool {
+    matches!(c, '!'..='~' | '\u{3001}'..='\u{d7ff}') || !(c <= ' ' || c.is_whitespace() || is_noise(c))
 }
 
 /// Control characters, and characters that only ever mark an encoding.
@@ -157,11 +165,8 @@ impl Doc {
 
     /// A list of lines, left out when it is empty, cut when it is long.
     pub fn set_list<'a>(&mut self, name: &str, values: impl Iterator<Item = &'a str>) {
-        let values: Vec<Value> = values
-            .filter_map(|value| one_line(value, MAX_META_CHARS))
-            .take(MAX_META_ITEMS)
-            .map(Value::from)
-            .collect();
+        let values: Vec<Value> =
+            values.filter_map(|value| one_line(value, MAX_META_CHARS)).take(MAX_META_ITEMS).map(Value::from).collect();
         if !values.is_empty() {
             self.meta.insert(name.to_owned(), Value::from(values));
         }
@@ -187,11 +192,7 @@ pub(super) fn one_line(text: &str, max_chars: usize) -> Option<String> {
 
 /// A lone CR is a line break, CR LF is one.
 pub(super) fn unify_breaks(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.contains('\r') {
-        text.replace("\r\n", "\n").replace('\r', "\n").into()
-    } else {
-        text.into()
-    }
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n").into() } else { text.into() }
 }
 
 #[cfg(test)]

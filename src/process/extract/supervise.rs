@@ -113,10 +113,9 @@ async fn converse(
         None if began => Err(ExtractFailure::TimedOut { after: settings.deadline }),
         None => unavailable(format!("not ready after {} ms", settings.deadline.as_millis())),
         Some(Err(Deaf::NotOurs)) => unavailable("the program is not this version's extraction child".to_owned()),
-        Some(Err(Deaf::ReplyTooLong { cap })) => Err(ExtractFailure::Limit {
-            which: LimitKind::Reply,
-            detail: format!("more than {cap} bytes"),
-        }),
+        Some(Err(Deaf::ReplyTooLong { cap })) => {
+            Err(ExtractFailure::Limit { which: LimitKind::Reply, detail: format!("more than {cap} bytes") })
+        }
         Some(Ok((said, Ok(status)))) => verdict(began, status, &said, settings.max_text_bytes),
         Some(Ok((_, Err(error)))) => unavailable(format!("cannot wait for the child: {error}")),
     })
@@ -165,11 +164,15 @@ fn verdict(began: bool, status: ExitStatus, said: &Said, max_text_bytes: usize) 
     }
     if status.success() {
         return match serde_json::from_slice(&said.reply) {
-            Ok(Reply::Extracted(extraction)) => Ok(extraction.bounded(max_text_bytes)),
+            Ok(Reply::Extracted(extraction)) => Ok((*extraction).bounded(max_text_bytes)),
             Ok(Reply::Limit(broken)) => Err(ExtractFailure::Limit { which: broken.which, detail: broken.detail }),
             Ok(Reply::CannotRead(why)) => unavailable(why),
             Err(error) => Err(ExtractFailure::Crashed { detail: format!("cannot parse its reply: {error}") }),
         };
+    }
+    // No parser raises these: a stopping system does (P15), or a person.
+    if [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].iter().any(|own| status.signal() == Some(own.as_raw())) {
+        return unavailable(format!("ended from outside: {detail}"));
     }
     // The runtime aborts on both of these, after a sentence that has been the same for years.
     let which = if status.signal() == Some(Signal::XCPU.as_raw()) {
@@ -191,8 +194,8 @@ fn verdict(began: bool, status: ExitStatus, said: &Said, max_text_bytes: usize) 
 async fn end(child: &mut Child) {
     // No id: it has been reaped, and the number may be somebody else's by now.
     if let Some(group) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-        // It may have ended in this very moment, then there is no group; the wait says so.
-        drop(kill_process_group(group, Signal::KILL));
+        // It may have ended in this very moment; the wait says so either way.
+        let _ = kill_process_group(group, Signal::KILL);
     }
     // Fails only where there is no such child any more.
     drop(child.wait().await);
@@ -206,9 +209,12 @@ fn unavailable(detail: String) -> Answer {
 fn printable_tail(text: &str) -> String {
     let text = text.trim();
     let from = text.char_indices().rev().nth(DETAIL_CHARS - 1).map_or(0, |(at, _)| at);
-    text[from..].chars().flat_map(|c| {
-        let escaped = c.is_control().then(|| c.escape_default());
-        let plain = (!c.is_control()).then_some(c);
-        escaped.into_iter().flatten().chain(plain)
-    }).collect()
+    text[from..]
+        .chars()
+        .flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            let plain = (!c.is_control()).then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
 }

@@ -127,7 +127,7 @@ mod tests {
             let mut doc = Doc::new(1000);
             let mut table = Table { doc: &mut doc, delimiter: delimiter(text), rows: 0, columns: 0 };
             assert_eq!((table.read(text), table.rows, table.columns), (closed, rows, columns), "{text}");
-            assert_eq!(doc.text.text(), expected);
+            assert_eq!(doc.text.finish().0, expected);
         }
     }
 }
