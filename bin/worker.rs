@@ -1,1 +1,131 @@
-fn main() {}
+//! `worker`: arguments → configuration → clients → run → drain → exit code. No logic lives here.
+
+use std::process::ExitCode;
+
+use quittance::config::{Args, Surroundings, Task, WorkerConfig, exit};
+use quittance::events::Event as _;
+use quittance::index::Search;
+use quittance::queue::sqs::{self, SqsQueue};
+use quittance::shutdown::{Signals, Stop};
+use quittance::start::CannotStart;
+use quittance::store::s3::{self, S3Store};
+use quittance::telemetry::{self, Identity};
+use quittance::{aws, check, events, process, start};
+
+fn main() -> ExitCode {
+    let args = match Args::read(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print(); // nobody to tell that nobody can be told
+            return ExitCode::from(exit::of_usage(&error));
+        }
+    };
+    let task = args.task();
+    if task == Task::ExtractChild {
+        return process::extract::child_main(); // before any configuration, client or thread
+    }
+    let config = match WorkerConfig::from_args(&args, &Surroundings::of_process()) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return ExitCode::from(exit::EX_CONFIG);
+        }
+    };
+    let identity =
+        Identity { run_id: uuid::Uuid::now_v7().to_string(), namespace: config.namespace.as_str().to_owned() };
+    telemetry::install(config.log_format, &config.log_level, identity);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("worker: cannot start its threads: {error}");
+            return ExitCode::from(exit::EX_TEMPFAIL);
+        }
+    };
+    let ended = runtime.block_on(async {
+        match task {
+            Task::Run | Task::ExtractChild => run(&config).await,
+            Task::SetupIndex => setup_index(&config).await,
+            Task::Check { json } => doctor(&config, json).await,
+        }
+    });
+    // Extraction children and parked polls have nothing left to say: do not wait for them.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(cannot) => {
+            eprintln!("worker: {cannot}");
+            ExitCode::from(cannot.code)
+        }
+    }
+}
+
+async fn run(config: &WorkerConfig) -> Result<u8, CannotStart> {
+    let worker = start::worker(config, &aws::load().await).await?;
+    let stop = Stop::default();
+    let signals = Signals::take()
+        .map_err(|error| CannotStart { line: format!("cannot listen to signals: {error}"), code: exit::EX_TEMPFAIL })?;
+    tokio::spawn(signals.obey(stop.clone(), worker.pipeline.gate.clone()));
+    tokio::spawn({
+        let stop = stop.stop.clone();
+        async move {
+            stop.cancelled().await;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]); // not under systemd: nobody listens
+        }
+    });
+    let ready = || {
+        worker.ready.emit();
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    };
+    match worker.pipeline.run(stop, ready).await {
+        Ok(books) => {
+            books.emit();
+            Ok(if books.balanced { exit::EX_OK } else { exit::EX_BOOKS })
+        }
+        Err(broken) => {
+            events::OutOfBalance { detail: broken.to_string() }.emit();
+            Ok(exit::EX_BOOKS)
+        }
+    }
+}
+
+async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
+    let Some(index) = start::search_index(config, &aws::load().await)? else {
+        return Err(CannotStart {
+            line: "SKIP_OPENSEARCH is set: there is no index to set up".into(),
+            code: exit::EX_CONFIG,
+        });
+    };
+    match index.setup_index().await {
+        Ok(report) => {
+            print!("{report}");
+            Ok(if report.has_conflicts() { exit::EX_CHECK_FAILED } else { exit::EX_OK })
+        }
+        Err(error) => Err(CannotStart { line: error.to_string(), code: exit::EX_TEMPFAIL }),
+    }
+}
+
+async fn doctor(config: &WorkerConfig, json: bool) -> Result<u8, CannotStart> {
+    let aws = aws::load().await;
+    let client = sqs::settling_client(&aws);
+    let queue = SqsQueue::new(client.clone(), &config.queue_url);
+    // What cannot be found is for the findings to tell, not a reason to stop looking.
+    let dlq_url =
+        start::find_queues(config, &client).await.ok().map(|queues| queues.dlq_url).or(config.dlq_url.clone());
+    let dlq = dlq_url.as_ref().map(|url| SqsQueue::new(client, url));
+    let index = start::search_index(config, &aws)?;
+    let subject = check::Subject {
+        queue: check::QueueAt { url: &config.queue_url, queue: &queue },
+        dlq: dlq.as_ref().zip(dlq_url.as_ref()).map(|(queue, url)| check::QueueAt { url, queue }),
+        store: &S3Store::new(s3::client(&aws)),
+        sources: &config.sources,
+        results_bucket: &config.results_bucket,
+        search: index.as_ref().map(|index| index as &dyn Search),
+        skip_opensearch: config.opensearch.is_none(),
+        index: config.opensearch.as_ref().map_or("files", |search| &search.index),
+        visibility: config.visibility,
+        drain_timeout: config.drain_timeout,
+    };
+    let findings = check::check(&subject).await;
+    print!("{}", if json { check::json(&findings) } else { check::text(&findings) });
+    Ok(check::exit_code(&findings))
+}

@@ -3,10 +3,21 @@
 //! Promises P4: whatever OpenSearch does, an offered document ends as indexed, parked, or (when S3 fails too)
 //! failed, and intake never hears of it. Knows no lease and no queue.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::books::Books;
+use crate::events::{self, Event};
 use crate::message::DocumentId;
+use crate::outcome::Indexed;
+
+pub mod bulk;
+pub mod park;
+pub mod replay;
+
+pub mod opensearch;
 
 /// One document on its way into the index.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,4 +60,51 @@ pub trait Search: Send + Sync + 'static {
 
     /// The alias is there and can be written to.
     async fn probe(&self) -> Result<(), SearchError>;
+}
+
+/// The side path of one worker.
+pub struct SidePath {
+    /// `None` is `SKIP_OPENSEARCH`: everything is parked.
+    pub lane: Option<bulk::Lane>,
+    /// Where documents wait.
+    pub parking: park::Parking,
+    /// The ledger.
+    pub books: Arc<Books>,
+}
+
+impl SidePath {
+    /// Brings a recorded document into the index, or parks it. `Indexed::None`: neither worked, and the message must
+    /// not be deleted (P3).
+    pub async fn offer(&self, item: IndexItem, what: &park::Parkable) -> Indexed {
+        let indexed = self.bring(item, what).await;
+        self.books.document(indexed);
+        indexed
+    }
+
+    async fn bring(&self, item: IndexItem, what: &park::Parkable) -> Indexed {
+        let verdict = match &self.lane {
+            Some(lane) => lane.submit(item).await,
+            None => ItemVerdict::Systemic("SKIP_OPENSEARCH is set".into()),
+        };
+        let (lot, reason) = match verdict {
+            ItemVerdict::Durable => return Indexed::Indexed,
+            ItemVerdict::Refused(reason) => (park::Lot::Errored, reason),
+            ItemVerdict::Systemic(reason) => (park::Lot::Retry, reason),
+        };
+        let document_id = what.document_id.as_str().to_owned();
+        let key = format!("{}/{}", what.bucket, what.key);
+        match self.parking.park(what, lot, &reason).await {
+            Ok(()) => {
+                if lot == park::Lot::Errored {
+                    // A parked one is told by its message's line and by the breaker: an outage is not 10,000 lines.
+                    events::DocumentErrored { document_id, key, revision: what.revision, reason }.emit();
+                }
+                Indexed::Parked
+            }
+            Err(detail) => {
+                events::ParkFailed { document_id, key, detail: format!("{detail} (after: {reason})") }.emit();
+                Indexed::None
+            }
+        }
+    }
 }

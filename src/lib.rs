@@ -29,7 +29,28 @@
 //! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
 //! queue retention or purges, FIFO queues.
 
+pub mod attempts;
+pub mod aws;
+pub mod books;
+pub mod breaker;
+pub mod check;
+pub mod clock;
+pub mod config;
+pub mod dead_letter;
+pub mod events;
+pub mod gate;
+pub mod heartbeat;
 pub mod index;
+pub mod lease;
 pub mod message;
+pub mod outcome;
+pub mod pipeline;
+pub mod process;
 pub mod queue;
+pub mod receive;
+pub mod retry;
+pub mod settle;
+pub mod shutdown;
+pub mod start;
 pub mod store;
+pub mod telemetry;

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub mod detail;
 pub mod s3_event;
 
 /// SQS's id of a message; stable over redeliveries, new after a resend.

@@ -1,0 +1,187 @@
+//! The doctor: `worker check`. Looks at everything the worker leans on and says what is wrong and what mends it.
+//!
+//! Promises an answer for every point (each call has a timeout, all run side by side, no failure hides another),
+//! and that looking changes nothing: no message is received, and the one object written is removed.
+//! Knows the ports only; opening clients and reading variables is the caller's.
+
+use std::future::Future;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::index::Search;
+use crate::message::detail::{detail, printable};
+use crate::message::s3_event::Source;
+use crate::queue::{Queue, SQS_MAX_VISIBILITY};
+use crate::store::Store;
+
+mod buckets;
+mod queues;
+mod report;
+
+pub use report::{exit_code, json, text};
+
+/// How long one call may take: a closed port must not look like a slow one for minutes.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A fix may hold a whole command line.
+const FIX_CHARS: usize = 2_000;
+/// Time to settle what is left after the drain: one call and its retries.
+const SETTLE_MARGIN: Duration = Duration::from_secs(15);
+
+/// How a point came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Pass,
+    /// Works, and will hurt one day.
+    Warn,
+    /// Does not work, or loses something.
+    Fail,
+    /// Not looked at; the evidence says why.
+    Skipped,
+}
+
+/// One point: what was looked at, what was seen, what to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// Stable name of the point.
+    pub name: &'static str,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// What was seen, on one line.
+    pub evidence: String,
+    /// What mends it; a command where there is one.
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    fn new(name: &'static str, verdict: Verdict, evidence: &str, fix: Option<&str>) -> Self {
+        let fix = fix.map(|fix| printable(fix, FIX_CHARS));
+        Self { name, verdict, evidence: detail(evidence), fix }
+    }
+
+    fn pass(name: &'static str, evidence: &str) -> Self {
+        Self::new(name, Verdict::Pass, evidence, None)
+    }
+
+    fn warn(name: &'static str, evidence: &str, fix: &str) -> Self {
+        Self::new(name, Verdict::Warn, evidence, Some(fix))
+    }
+
+    fn fail(name: &'static str, evidence: &str, fix: &str) -> Self {
+        Self::new(name, Verdict::Fail, evidence, Some(fix))
+    }
+
+    fn skipped(name: &'static str, evidence: &str) -> Self {
+        Self::new(name, Verdict::Skipped, evidence, None)
+    }
+}
+
+/// A queue and the name it goes by in commands.
+#[derive(Clone, Copy)]
+pub struct QueueAt<'a> {
+    /// Its URL.
+    pub url: &'a str,
+    /// The port.
+    pub queue: &'a dyn Queue,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The main queue.
+    pub queue: QueueAt<'a>,
+    /// Its dead-letter queue, if one is configured or was found by the redrive policy.
+    pub dlq: Option<QueueAt<'a>>,
+    /// Sources and results.
+    pub store: &'a dyn Store,
+    /// What may be read.
+    pub sources: &'a [Source],
+    /// Where records go.
+    pub results_bucket: &'a str,
+    /// The index; `None` with `SKIP_OPENSEARCH`, or without an endpoint.
+    pub search: Option<&'a dyn Search>,
+    /// `SKIP_OPENSEARCH`.
+    pub skip_opensearch: bool,
+    /// The write alias.
+    pub index: &'a str,
+    /// `SQS_VISIBILITY_TIMEOUT`.
+    pub visibility: Duration,
+    /// `DRAIN_TIMEOUT`.
+    pub drain_timeout: Duration,
+}
+
+/// Looks at everything; the findings come in a fixed order.
+pub async fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    let (mut findings, sources, results, index) = tokio::join!(
+        queues::check(subject),
+        buckets::check_sources(subject),
+        buckets::check_results(subject),
+        check_index(subject)
+    );
+    findings.extend(sources);
+    findings.extend(results);
+    findings.push(index);
+    findings.push(ladder(subject));
+    findings
+}
+
+/// A call with an end; a timeout becomes the port's own word for "no answer".
+async fn within<T, E>(call: impl Future<Output = Result<T, E>>, no_answer: fn(String) -> E) -> Result<T, E> {
+    let late = || Err(no_answer(format!("no answer within {} s", CALL_TIMEOUT.as_secs())));
+    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_elapsed| late())
+}
+
+async fn check_index(subject: &Subject<'_>) -> Finding {
+    let name = "index";
+    if subject.skip_opensearch {
+        return Finding::skipped(
+            name,
+            "SKIP_OPENSEARCH is set: documents are parked, and replayed once it is off again",
+        );
+    }
+    let Some(search) = subject.search else {
+        return Finding::fail(
+            name,
+            "no search endpoint is configured",
+            "set OPENSEARCH_ENDPOINT, or SKIP_OPENSEARCH=true to park all documents",
+        );
+    };
+    let alias = subject.index;
+    match within(search.probe(), crate::index::SearchError::Unavailable).await {
+        Ok(()) => Finding::pass(name, &format!("alias {alias} is there and can be written to")),
+        Err(error) => Finding::fail(
+            name,
+            &format!("alias {alias}: {error}"),
+            "check OPENSEARCH_ENDPOINT, its credentials and the network; where the alias is not there yet: \
+             worker setup-index (the worker runs without it, and parks)",
+        ),
+    }
+}
+
+/// The time-outs that must nest, from the inside out, each with its reason.
+fn ladder(subject: &Subject<'_>) -> Finding {
+    // The rules of design §4: the wait is a quarter of the lease, the heartbeat comes at a third of it.
+    let lease = subject.visibility;
+    let wait = (lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(20));
+    let drain = subject.drain_timeout;
+    // Open polls end while the work drains; then what is left is settled.
+    let stop = wait.max(drain) + SETTLE_MARGIN;
+    let evidence = format!(
+        "poll {} s < heartbeat every {} s < lease {} s < {} s (sqs limit); \
+         stop: drain {} s + settling {} s = {} s < TimeoutStopSec",
+        wait.as_secs(),
+        (lease / 3).as_secs(),
+        lease.as_secs(),
+        SQS_MAX_VISIBILITY.as_secs(),
+        wait.max(drain).as_secs(),
+        SETTLE_MARGIN.as_secs(),
+        stop.as_secs()
+    );
+    if lease < SQS_MAX_VISIBILITY {
+        Finding::pass("timeouts", &evidence)
+    } else {
+        Finding::fail("timeouts", &evidence, "lower SQS_VISIBILITY_TIMEOUT: sqs ends every lease at 43200 s")
+    }
+}

@@ -1,0 +1,180 @@
+//! The envelope of a dead letter: the message byte for byte, plus one `Quittance` attribute that says why.
+//!
+//! Promises that nothing of the message changes, that the reason is one of a closed list, and that a message too full
+//! for the attribute is still kept: the envelope then goes to S3 first. Deletes nothing: that is the settler's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::Attempts;
+use crate::clock::{WallClock, date, rfc3339};
+use crate::message::detail::detail as detail_line;
+use crate::message::{AttributeValue, Message, MessageAttribute};
+use crate::outcome::{ChangeReport, DeadLetterReason, Outcome};
+use crate::queue::{Outgoing, Queue, SQS_MAX_ATTRIBUTES, SQS_MAX_MESSAGE_BYTES};
+use crate::store::{Condition, Store, layout};
+
+/// Name of the one attribute this project adds.
+pub const ATTRIBUTE: &str = "Quittance";
+
+/// The attribute's JSON (design §8).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are the contract of design §8 and are named there")]
+pub struct Note {
+    pub v: u32,
+    pub reason: String,
+    pub detail: String,
+    pub attempts: u32,
+    pub first_failed_at: String,
+    pub last_failed_at: String,
+    pub work_ids: Vec<String>,
+    pub keys: Vec<String>,
+    pub source_queue: String,
+    pub message_id: String,
+    pub redrives: u32,
+    /// Where the full envelope lies, when it did not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<String>,
+}
+
+/// Where a redriven message came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The id it was first sent under.
+    pub message_id: String,
+    /// How often it was redriven.
+    pub redrives: u32,
+}
+
+impl Origin {
+    /// Read from the message's own `Quittance` attribute. One that does not parse is somebody else's: no origin.
+    pub fn of(message: &Message) -> Option<Self> {
+        let AttributeValue::Text(text) = &message.attributes.get(ATTRIBUTE)?.value else { return None };
+        let note: Note = serde_json::from_str(text).ok()?;
+        Some(Self { message_id: note.message_id, redrives: note.redrives })
+    }
+}
+
+/// The dead-letter queue and what its letters need.
+pub struct DeadLetters {
+    /// The DLQ.
+    pub queue: Arc<dyn Queue>,
+    /// ARN of the main queue, for `source_queue`.
+    pub source_queue: String,
+    /// Results bucket's store, for envelopes that do not fit.
+    pub store: Arc<dyn Store>,
+    /// Results bucket.
+    pub bucket: String,
+    /// For the times written down.
+    pub clock: Arc<dyn WallClock>,
+}
+
+impl DeadLetters {
+    /// Sends; `Ok` is an acknowledged send. The error is a sentence.
+    pub async fn send(
+        &self,
+        message: &Message,
+        reason: DeadLetterReason,
+        detail: &str,
+        attempts: &Attempts,
+        reports: &[ChangeReport],
+    ) -> Result<(), String> {
+        let now = self.clock.unix_ms();
+        let note = self.note(message, reason, detail, attempts, reports, &rfc3339(now));
+        let outgoing = match fitting(message, &note) {
+            Some(outgoing) => outgoing,
+            None => {
+                let key = self.keep_envelope(message, &note, now).await?;
+                let short = Note { work_ids: Vec::new(), keys: Vec::new(), envelope: Some(key), ..note };
+                // Body alone where not even the pointer fits: the envelope lies under the message's id.
+                fitting(message, &short).unwrap_or_else(|| as_received(message))
+            }
+        };
+        self.queue.send(&outgoing).await.map(|_acknowledged| ()).map_err(|error| error.to_string())
+    }
+
+    fn note(
+        &self,
+        message: &Message,
+        reason: DeadLetterReason,
+        detail: &str,
+        attempts: &Attempts,
+        reports: &[ChangeReport],
+        now: &str,
+    ) -> Note {
+        let origin = Origin::of(message);
+        let failing: Vec<&ChangeReport> =
+            reports.iter().filter(|report| matches!(report.outcome, Outcome::Retry(_) | Outcome::Reject(_))).collect();
+        Note {
+            v: 1,
+            reason: reason.as_str().to_owned(),
+            detail: detail_line(detail),
+            attempts: attempts.failed.max(1),
+            first_failed_at: attempts.first_failed_at.clone().unwrap_or_else(|| now.to_owned()),
+            last_failed_at: attempts.last_failed_at.clone().unwrap_or_else(|| now.to_owned()),
+            work_ids: failing
+                .iter()
+                .filter_map(|report| report.work_id.as_ref())
+                .map(|id| id.as_str().to_owned())
+                .collect(),
+            keys: failing.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
+            source_queue: self.source_queue.clone(),
+            message_id: origin.as_ref().map_or_else(|| message.id.0.clone(), |origin| origin.message_id.clone()),
+            redrives: origin.map_or(0, |origin| origin.redrives),
+            envelope: None,
+        }
+    }
+
+    async fn keep_envelope(&self, message: &Message, note: &Note, now: u64) -> Result<String, String> {
+        let key = layout::envelope(&date(now), &message.id);
+        let attributes: BTreeMap<&str, serde_json::Value> =
+            message.attributes.iter().map(|(name, attribute)| (name.as_str(), as_json(attribute))).collect();
+        let envelope = serde_json::json!({
+            "v": 1, "message_id": message.id.0, "note": note, "body": message.body,
+            "attributes": attributes, "group_id": message.group_id,
+        });
+        let body = Bytes::from(envelope.to_string());
+        // Unconditional: a second attempt at the same message writes the same envelope.
+        match self.store.put(&self.bucket, &key, body, &BTreeMap::new(), Condition::None).await {
+            Ok(_) => Ok(key),
+            Err(error) => Err(format!("cannot keep the envelope at {key}: {error}")),
+        }
+    }
+}
+
+fn as_json(attribute: &MessageAttribute) -> serde_json::Value {
+    match &attribute.value {
+        AttributeValue::Text(text) => serde_json::json!({"data_type": attribute.data_type, "text": text}),
+        AttributeValue::Binary(bytes) => serde_json::json!({
+            "data_type": attribute.data_type, "base64": base64::engine::general_purpose::STANDARD.encode(bytes)
+        }),
+    }
+}
+
+fn as_received(message: &Message) -> Outgoing {
+    Outgoing { body: message.body.clone(), attributes: message.attributes.clone(), group_id: message.group_id.clone() }
+}
+
+/// The message with its note, or `None` where SQS would refuse it: more than 10 attributes, or more than 1 MiB.
+fn fitting(message: &Message, note: &Note) -> Option<Outgoing> {
+    let mut outgoing = as_received(message);
+    let text = serde_json::to_string(note).ok()?;
+    let attribute = MessageAttribute { data_type: "String".into(), value: AttributeValue::Text(text) };
+    outgoing.attributes.insert(ATTRIBUTE.to_owned(), attribute);
+    let size =
+        outgoing.body.len() + outgoing.attributes.iter().map(|(name, value)| size_of(name, value)).sum::<usize>();
+    (outgoing.attributes.len() <= SQS_MAX_ATTRIBUTES && size <= SQS_MAX_MESSAGE_BYTES).then_some(outgoing)
+}
+
+/// Name, type and value all count (SQS quotas, "Message size").
+fn size_of(name: &str, attribute: &MessageAttribute) -> usize {
+    let value = match &attribute.value {
+        AttributeValue::Text(text) => text.len(),
+        AttributeValue::Binary(bytes) => bytes.len(),
+    };
+    name.len() + attribute.data_type.len() + value
+}

@@ -1,0 +1,268 @@
+use std::io::Read as _;
+use std::time::Instant;
+
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::message::{DocumentId, Namespace};
+
+fn settings(endpoint: &str) -> OpenSearchSettings {
+    OpenSearchSettings {
+        endpoint: endpoint.to_owned(),
+        index: "files".to_owned(),
+        auth: Auth::None,
+        request_timeout: Duration::from_millis(400),
+        connect_timeout: Duration::from_millis(200),
+    }
+}
+
+fn item(key: &str) -> IndexItem {
+    let document_id = DocumentId::of(&Namespace::parse("n").unwrap(), "b", key);
+    IndexItem { document_id, revision: 7, source: Bytes::from_static(b"{\"content\":\"x\"}") }
+}
+
+fn created(item: &IndexItem) -> String {
+    let action = serde_json::json!({"index": {"_id": item.document_id, "status": 201}});
+    serde_json::json!({"errors": false, "items": [action]}).to_string()
+}
+
+/// What a request looked like on the wire.
+struct Heard {
+    head: String,
+    body: Vec<u8>,
+}
+
+/// A server that answers each request with these bytes, or never with `None`; it reports what it heard.
+async fn server(answer: Option<Vec<u8>>) -> (String, mpsc::UnboundedReceiver<Heard>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, heard) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve(stream, answer.clone(), tell.clone()));
+        }
+    });
+    (endpoint, heard)
+}
+
+async fn serve(mut stream: TcpStream, answer: Option<Vec<u8>>, tell: mpsc::UnboundedSender<Heard>) {
+    let mut raw = Vec::new();
+    let end = loop {
+        if stream.read_buf(&mut raw).await.unwrap_or(0) == 0 {
+            return; // a knock: connected, and gone again
+        }
+        if let Some(end) = raw.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = String::from_utf8(raw[..end].to_vec()).unwrap().to_ascii_lowercase();
+    let length: usize =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
+    while raw.len() < end + length {
+        stream.read_buf(&mut raw).await.unwrap();
+    }
+    tell.send(Heard { head, body: raw[end..].to_vec() }).ok();
+    match answer {
+        Some(answer) => stream.write_all(&answer).await.unwrap(),
+        None => tokio::time::sleep(Duration::from_secs(60)).await,
+    }
+}
+
+fn http(status: &str, headers: &str, body: &str) -> Option<Vec<u8>> {
+    let length = body.len();
+    Some(
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
+            .into_bytes(),
+    )
+}
+
+fn unavailable(result: Result<Vec<ItemVerdict>, SearchError>) -> String {
+    match result {
+        Err(SearchError::Unavailable(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_bulk_goes_gzipped_to_the_alias_and_may_not_create_an_index() {
+    let (endpoint, mut heard) = server(http("200 OK", "", &created(&item("k")))).await;
+    let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
+    assert_eq!(index.bulk(&[item("k")]).await, Ok(vec![ItemVerdict::Durable]));
+    let heard = heard.recv().await.unwrap();
+    assert!(
+        heard.head.starts_with("post /files/_bulk?require_alias=true&timeout=200ms http/1.1\r\n"),
+        "{}",
+        heard.head
+    );
+    assert!(
+        heard.head.contains("content-encoding: gzip\r\n") && heard.head.contains("content-type: application/x-ndjson")
+    );
+    let mut body = String::new();
+    GzDecoder::new(&heard.body[..]).read_to_string(&mut body).unwrap();
+    assert_eq!(body.lines().count(), 2, "{body}");
+}
+
+#[tokio::test]
+async fn an_alias_is_one_encoded_segment_of_the_path() {
+    let (endpoint, mut heard) = server(http("200 OK", "", &created(&item("k")))).await;
+    let named = OpenSearchSettings { index: "書類%2f".to_owned(), ..settings(&format!("{endpoint}/behind/a/proxy")) };
+    OpenSearchIndex::new(named).unwrap().bulk(&[item("k")]).await.unwrap();
+    let head = heard.recv().await.unwrap().head;
+    assert!(head.starts_with("post /behind/a/proxy/%e6%9b%b8%e9%a1%9e%252f/_bulk?"), "{head}");
+}
+
+#[tokio::test]
+async fn nothing_to_write_is_no_request() {
+    let (endpoint, mut heard) = server(http("200 OK", "", "{}")).await;
+    let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
+    assert_eq!(index.bulk(&[]).await, Ok(vec![]));
+    let empty = IndexItem { source: Bytes::new(), ..item("k") };
+    assert!(matches!(&index.bulk(&[empty]).await.unwrap()[..], [ItemVerdict::Refused(_)]));
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn an_unfit_document_is_refused_in_its_place_and_the_others_are_sent() {
+    let (endpoint, _heard) = server(http("200 OK", "", &created(&item("k")))).await;
+    let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
+    let unfit = IndexItem { source: Bytes::from_static(b"null"), ..item("u") };
+    let verdicts = index.bulk(&[unfit.clone(), item("k"), unfit]).await.unwrap();
+    assert!(
+        matches!(&verdicts[..], [ItemVerdict::Refused(_), ItemVerdict::Durable, ItemVerdict::Refused(_)]),
+        "{verdicts:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_costs_one_request_timeout_and_no_more() {
+    let (endpoint, mut heard) = server(None).await;
+    let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
+    let begun = Instant::now();
+    unavailable(index.bulk(&[item("k")]).await);
+    assert!(index.probe().await.is_err());
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(800) && took < Duration::from_millis(1500), "{took:?}");
+    assert!(heard.recv().await.is_some());
+}
+
+#[tokio::test]
+async fn a_reply_that_stops_in_the_middle_is_over_at_the_timeout_too() {
+    let stalls = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"items\":[".to_vec();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&stalls).await.ok();
+            open.push(stream);
+        }
+    });
+    let begun = Instant::now();
+    unavailable(OpenSearchIndex::new(settings(&endpoint)).unwrap().bulk(&[item("k")]).await);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_truncated_reply_is_unavailable() {
+    let body = created(&item("k"));
+    let cut = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{}", body.len(), &body[..30]);
+    let (endpoint, _heard) = server(Some(cut.into_bytes())).await;
+    unavailable(OpenSearchIndex::new(settings(&endpoint)).unwrap().bulk(&[item("k")]).await);
+}
+
+#[tokio::test]
+async fn a_redirect_is_unavailable_and_what_comes_from_there_is_not_believed() {
+    for status in ["302 Found", "307 Temporary Redirect"] {
+        let (elsewhere, _led) = server(http("200 OK", "", &created(&item("k")))).await;
+        let (endpoint, _heard) = server(http(status, &format!("location: {elsewhere}/files/_bulk\r\n"), "")).await;
+        let why = unavailable(OpenSearchIndex::new(settings(&endpoint)).unwrap().bulk(&[item("k")]).await);
+        assert!(why.contains("redirected"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_told_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let slow = OpenSearchSettings { request_timeout: Duration::from_secs(30), ..settings(&endpoint) };
+    let begun = Instant::now();
+    let why = unavailable(OpenSearchIndex::new(slow).unwrap().bulk(&[item("k")]).await);
+    assert!(why.contains("cannot connect"), "{why}");
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_host_that_swallows_packets_costs_the_connect_timeout_and_not_the_request_timeout() {
+    // A listener whose queue is full answers no connection attempt: what a dropped packet looks like.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let filler: Vec<_> = (0..8).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let slow =
+        OpenSearchSettings { request_timeout: Duration::from_secs(30), ..settings(&format!("http://{address}")) };
+    let begun = Instant::now();
+    let why = unavailable(OpenSearchIndex::new(slow).unwrap().bulk(&[item("k")]).await);
+    assert!(why.contains("silent"), "{why}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop((filler, listener));
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_found_is_told_apart_from_a_host_that_is_not_there() {
+    let nowhere =
+        OpenSearchSettings { request_timeout: Duration::from_secs(5), ..settings("http://no-such-host.invalid:9200") };
+    let why = unavailable(OpenSearchIndex::new(nowhere).unwrap().bulk(&[item("k")]).await);
+    assert!(why.contains("no-such-host.invalid"), "{why}");
+}
+
+#[tokio::test]
+async fn a_user_and_a_password_are_sent_and_never_shown() {
+    let (endpoint, mut heard) = server(http("200 OK", "", &created(&item("k")))).await;
+    let auth = Auth::Basic { username: "ann".into(), password: "hunter2".into() };
+    let with = OpenSearchSettings { auth, ..settings(&endpoint) };
+    assert!(!format!("{with:?}").contains("hunter2"));
+    let index = OpenSearchIndex::new(with).unwrap();
+    assert!(!format!("{index:?}").contains("hunter2"), "{index:?}");
+    index.bulk(&[item("k")]).await.unwrap();
+    assert!(heard.recv().await.unwrap().head.contains("authorization: basic yw5uomh1bnrlcji="));
+}
+
+#[tokio::test]
+async fn a_signed_request_names_region_and_service() {
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
+    let (endpoint, mut heard) = server(http("200 OK", "", &created(&item("k")))).await;
+    let sdk_config = SdkConfig::builder()
+        .region(aws_config::Region::new("eu-central-1"))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test")))
+        .build();
+    let auth = Auth::SigV4 { sdk_config: Box::new(sdk_config) };
+    OpenSearchIndex::new(OpenSearchSettings { auth, ..settings(&endpoint) }).unwrap().bulk(&[item("k")]).await.unwrap();
+    let head = heard.recv().await.unwrap().head;
+    assert!(head.contains("authorization: aws4-hmac-sha256 credential=akid/"), "{head}");
+    assert!(head.contains("/eu-central-1/es/aws4_request, signedheaders="), "{head}");
+    let without = SdkConfig::builder().build();
+    let auth = Auth::SigV4 { sdk_config: Box::new(without) };
+    assert!(OpenSearchIndex::new(OpenSearchSettings { auth, ..settings(&endpoint) }).is_err());
+}
+
+#[test]
+fn an_index_name_is_one_that_opensearch_takes_and_that_names_one_index() {
+    for good in ["files", "files-2024", "書類", "a", &"x".repeat(248)] {
+        assert_eq!(check_index_name(good), Ok(()), "{good}");
+    }
+    for bad in
+        ["", "Files", "a,b", "a*", "a/b", "a b", "_all", "-a", "+a", ".", "..", "a:b", "a#b", "a\n", &"x".repeat(249)]
+    {
+        assert!(check_index_name(bad).is_err(), "{bad:?}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Parking: a marker in S3 that says "this revision of this document is not in the index yet".
+//!
+//! Promises P4 and half of P3: an acknowledged marker is as good as an acknowledged index item, for replay reads the
+//! record as it is then. A marker holds no text, so deleted text is not kept twice. Calls no index.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{WallClock, date, rfc3339};
+use crate::message::{DocumentId, Namespace};
+use crate::store::{Condition, PutReply, Store, layout};
+
+/// One small PUT.
+const PARK_LIMIT: Duration = Duration::from_secs(10);
+
+/// A parked marker's body (design §5).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Marker {
+    /// Version of this format.
+    pub v: u32,
+    /// The document.
+    pub document_id: DocumentId,
+    /// Source bucket.
+    pub bucket: String,
+    /// Source key.
+    pub key: String,
+    /// The revision that is not in the index.
+    pub revision: u64,
+    /// Why.
+    pub reason: String,
+    /// When it first failed, RFC 3339.
+    pub failed_at: String,
+}
+
+/// What is parked: enough to find the record again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parkable {
+    /// The document.
+    pub document_id: DocumentId,
+    /// Source bucket.
+    pub bucket: String,
+    /// Source key.
+    pub key: String,
+    /// Its revision.
+    pub revision: u64,
+    /// When the record was written, Unix milliseconds: the date in the marker's key.
+    pub recorded_ms: u64,
+}
+
+/// Whether a marker is tried again by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lot {
+    /// `retry-index/`: replay brings it into the index.
+    Retry,
+    /// `errored-index/`: the document was refused, or its retry budget is spent.
+    Errored,
+}
+
+/// The markers of one namespace.
+pub struct Parking {
+    /// Where markers go.
+    pub store: Arc<dyn Store>,
+    /// Results bucket.
+    pub bucket: String,
+    /// Scope.
+    pub namespace: Namespace,
+    /// For `failed_at`.
+    pub clock: Arc<dyn WallClock>,
+}
+
+impl Parking {
+    /// Writes the marker. There already is as good as written now: the key names the revision.
+    pub async fn park(&self, what: &Parkable, lot: Lot, reason: &str) -> Result<(), String> {
+        let marker = Marker {
+            v: 1,
+            document_id: what.document_id.clone(),
+            bucket: what.bucket.clone(),
+            key: what.key.clone(),
+            revision: what.revision,
+            reason: reason.to_owned(),
+            failed_at: rfc3339(self.clock.unix_ms()),
+        };
+        let day = date(what.recorded_ms);
+        let key = match lot {
+            Lot::Retry => layout::parked(&day, &self.namespace, &what.document_id, what.revision),
+            Lot::Errored => layout::errored(&day, &self.namespace, &what.document_id, what.revision),
+        };
+        self.write(&key, &marker).await
+    }
+
+    /// A marker that replay gives up on, under the same tail in `errored-index/`, with its first `failed_at` kept.
+    pub async fn move_to_errored(&self, parked_key: &str, marker: &Marker, reason: &str) -> Result<(), String> {
+        let tail = parked_key.strip_prefix("retry-index/").ok_or_else(|| format!("{parked_key} is not parked"))?;
+        self.write(&format!("errored-index/{tail}"), &Marker { reason: reason.to_owned(), ..marker.clone() }).await
+    }
+
+    async fn write(&self, key: &str, marker: &Marker) -> Result<(), String> {
+        let body = serde_json::to_vec(marker).map_err(|error| error.to_string())?;
+        let no_metadata = BTreeMap::new();
+        let put = self.store.put(&self.bucket, key, Bytes::from(body), &no_metadata, Condition::Absent);
+        match tokio::time::timeout(PARK_LIMIT, put).await {
+            Ok(Ok(PutReply::Written { .. } | PutReply::Conflict)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {PARK_LIMIT:?}")),
+        }
+    }
+}

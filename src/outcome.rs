@@ -1,0 +1,469 @@
+//! What processing says of a message, and the one table that turns it into a settlement.
+//!
+//! Promises P2 (no verdict means return), P5 (a message failure ends within its budget) and P6 (a systemic failure
+//! is never charged). Pure: knows no queue, no clock, no store. No catch-all arm: a new outcome must be decided here.
+
+use std::time::Duration;
+
+use crate::config::OnMissingObject as OnMissing;
+use crate::message::{WorkId, s3_event};
+use crate::retry::{Backoff, Jitter};
+
+/// Why nothing had to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SkipReason {
+    /// The event itself says so.
+    Event(s3_event::SkipReason),
+    /// A zero-byte key that ends in `/`: the console's "folder".
+    DirectoryMarker,
+    /// The source was gone at the last attempt and `ON_MISSING_OBJECT=drop`.
+    SourceMissing,
+}
+
+impl SkipReason {
+    /// Name in log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SkipReason::Event(reason) => reason.as_str(),
+            SkipReason::DirectoryMarker => "directory_marker",
+            SkipReason::SourceMissing => "source_missing",
+        }
+    }
+}
+
+/// A dependency that can be sick.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Dependency {
+    /// A source bucket.
+    Source,
+    /// The results bucket.
+    Results,
+    /// Parking, while the index is down (the results bucket again, but named for what it stops).
+    Parking,
+    /// This host: temp disk, file descriptors, processes.
+    Host,
+}
+
+impl Dependency {
+    /// Name in log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Dependency::Source => "source",
+            Dependency::Results => "results",
+            Dependency::Parking => "parking",
+            Dependency::Host => "host",
+        }
+    }
+}
+
+/// Why a later delivery may succeed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RetryReason {
+    /// A created object is not there (yet).
+    SourceMissing,
+    /// 403 or KMS on this object.
+    Denied(String),
+    /// SlowDown on this object.
+    Throttled(String),
+    /// The body broke off or its checksum was wrong.
+    Interrupted(String),
+    /// The extraction child crashed.
+    ChildCrashed(String),
+    /// The extraction child ran out of time.
+    ChildTimedOut(String),
+    /// The extraction child broke a limit.
+    Limit(String),
+    /// Our own code panicked.
+    Panicked(String),
+    /// A store refused in a way that names no cause.
+    Refused(String),
+    /// A dependency is sick: says nothing about this message.
+    Systemic(Dependency, String),
+}
+
+impl RetryReason {
+    /// Systemic failures are not the message's: not charged, told to the breaker.
+    pub fn is_systemic(&self) -> bool {
+        match self {
+            RetryReason::Systemic(..) => true,
+            RetryReason::SourceMissing
+            | RetryReason::Denied(_)
+            | RetryReason::Throttled(_)
+            | RetryReason::Interrupted(_)
+            | RetryReason::ChildCrashed(_)
+            | RetryReason::ChildTimedOut(_)
+            | RetryReason::Limit(_)
+            | RetryReason::Panicked(_)
+            | RetryReason::Refused(_) => false,
+        }
+    }
+
+    /// Name and detail in log lines.
+    pub fn describe(&self) -> (&'static str, &str) {
+        match self {
+            RetryReason::SourceMissing => ("source_missing", "the object is not in the bucket"),
+            RetryReason::Denied(detail) => ("denied", detail),
+            RetryReason::Throttled(detail) => ("throttled", detail),
+            RetryReason::Interrupted(detail) => ("interrupted", detail),
+            RetryReason::ChildCrashed(detail) => ("child_crashed", detail),
+            RetryReason::ChildTimedOut(detail) => ("child_timed_out", detail),
+            RetryReason::Limit(detail) => ("limit", detail),
+            RetryReason::Panicked(detail) => ("panicked", detail),
+            RetryReason::Refused(detail) => ("refused", detail),
+            RetryReason::Systemic(_, detail) => ("systemic", detail),
+        }
+    }
+}
+
+/// Why no later delivery can succeed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RejectReason {
+    /// The body is no event we know.
+    Malformed(String),
+    /// The bucket is not among `SOURCE_BUCKETS`.
+    NotAllowed(String),
+    /// Larger than `MAX_OBJECT_BYTES`.
+    TooLarge(String),
+    /// A body past a limit of ours.
+    Limit(String),
+    /// Archived: no retry brings it.
+    Archived(String),
+    /// A file that cannot be read, with `ON_EXTRACTION_ERROR=dead-letter`.
+    Unreadable(String),
+}
+
+/// The closed list of reasons in the `Quittance` attribute (design §8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeadLetterReason {
+    /// `malformed`
+    Malformed,
+    /// `not_allowed`
+    NotAllowed,
+    /// `source_missing`
+    SourceMissing,
+    /// `denied`
+    Denied,
+    /// `too_large`
+    TooLarge,
+    /// `limit`
+    Limit,
+    /// `attempts_exhausted`
+    AttemptsExhausted,
+    /// `deadline`
+    Deadline,
+}
+
+impl DeadLetterReason {
+    /// The name that scripts hang on.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeadLetterReason::Malformed => "malformed",
+            DeadLetterReason::NotAllowed => "not_allowed",
+            DeadLetterReason::SourceMissing => "source_missing",
+            DeadLetterReason::Denied => "denied",
+            DeadLetterReason::TooLarge => "too_large",
+            DeadLetterReason::Limit => "limit",
+            DeadLetterReason::AttemptsExhausted => "attempts_exhausted",
+            DeadLetterReason::Deadline => "deadline",
+        }
+    }
+}
+
+impl RejectReason {
+    /// Reason and detail for the dead-letter queue.
+    pub fn describe(&self) -> (DeadLetterReason, &str) {
+        match self {
+            RejectReason::Malformed(detail) | RejectReason::Unreadable(detail) => (DeadLetterReason::Malformed, detail),
+            RejectReason::NotAllowed(detail) => (DeadLetterReason::NotAllowed, detail),
+            RejectReason::TooLarge(detail) => (DeadLetterReason::TooLarge, detail),
+            RejectReason::Limit(detail) => (DeadLetterReason::Limit, detail),
+            RejectReason::Archived(detail) => (DeadLetterReason::Denied, detail),
+        }
+    }
+}
+
+/// What processing says of a change, and, as the worst of its changes, of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Durable, and indexed or parked.
+    Done,
+    /// A newer state is durable, or the removal that explains the absence.
+    Superseded,
+    /// Nothing to do, for a reason.
+    Skip(SkipReason),
+    /// A later delivery may succeed.
+    Retry(RetryReason),
+    /// No later delivery can.
+    Reject(RejectReason),
+}
+
+impl Outcome {
+    /// Retry(systemic) > Retry > Reject > Done > Superseded > Skip: what is done stays done, the worst wins.
+    fn severity(&self) -> u8 {
+        match self {
+            Outcome::Retry(reason) if reason.is_systemic() => 5,
+            Outcome::Retry(_) => 4,
+            Outcome::Reject(_) => 3,
+            Outcome::Done => 2,
+            Outcome::Superseded => 1,
+            Outcome::Skip(_) => 0,
+        }
+    }
+
+    /// The worse of two; of equals the first.
+    pub fn worse(self, other: Self) -> Self {
+        if other.severity() > self.severity() { other } else { self }
+    }
+}
+
+/// What became of the document of a change, or, as the worst, of a message's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Indexed {
+    /// No document was offered.
+    None,
+    /// In the index.
+    Indexed,
+    /// Parked in S3.
+    Parked,
+}
+
+impl Indexed {
+    /// Name in log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Indexed::None => "none",
+            Indexed::Indexed => "indexed",
+            Indexed::Parked => "parked",
+        }
+    }
+}
+
+/// What became of one change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChangeReport {
+    /// Id of the work; none for a record that could not be read or was skipped.
+    pub work_id: Option<WorkId>,
+    /// `bucket/key`; empty for a record that could not be read.
+    pub key: String,
+    /// Its outcome.
+    pub outcome: Outcome,
+    /// Its document.
+    pub indexed: Indexed,
+}
+
+/// All that is known of a message when its work has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Judgement {
+    /// How the work ended.
+    pub verdict: Verdict,
+    /// The changes that were judged before the end.
+    pub reports: Vec<ChangeReport>,
+    /// Changes that were parsed but have no outcome: the work ended before.
+    pub abandoned: usize,
+}
+
+impl Judgement {
+    /// The guard's verdict before anybody spoke.
+    pub fn none() -> Self {
+        Self { verdict: Verdict::Cancelled, reports: Vec::new(), abandoned: 0 }
+    }
+}
+
+/// How the work on a message ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// With an outcome (the worst of its changes).
+    Judged(Outcome),
+    /// With a panic: a failed attempt.
+    Panicked(String),
+    /// Without a verdict: shutdown, cancellation, a lost lease.
+    Cancelled,
+}
+
+impl Verdict {
+    /// The work is durable *and* indexed or parked, or there was none to do: the receipt may be deleted even when
+    /// its lease is gone.
+    pub fn is_finished(&self) -> bool {
+        match self {
+            Verdict::Judged(Outcome::Done | Outcome::Superseded | Outcome::Skip(_)) => true,
+            Verdict::Judged(Outcome::Retry(_) | Outcome::Reject(_)) | Verdict::Panicked(_) | Verdict::Cancelled => {
+                false
+            }
+        }
+    }
+}
+
+/// What happens to the receipt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Settlement {
+    /// Delete it.
+    Delete,
+    /// Send to the DLQ, then delete.
+    DeadLetter(DeadLetterReason, String),
+    /// Make it visible after a delay; zero is at once.
+    Return(Duration),
+}
+
+/// A line of the table: the settlement, and whether an attempt is written down first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// What happens to the receipt.
+    pub settlement: Settlement,
+    /// The failure counts against the message's budget.
+    pub charged: bool,
+    /// `outcome` in the log line and the books.
+    pub outcome: OutcomeName,
+    /// `reason` in the log line: name, and detail where there is one.
+    pub reason: Option<String>,
+}
+
+/// `outcome` in log lines (design §8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutcomeName {
+    /// `done`
+    Done,
+    /// `superseded`
+    Superseded,
+    /// `skipped`
+    Skipped,
+    /// `retried`
+    Retried,
+    /// `rejected`
+    Rejected,
+    /// `panicked`
+    Panicked,
+    /// `cancelled`
+    Cancelled,
+}
+
+impl OutcomeName {
+    /// The name that dashboards hang on.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OutcomeName::Done => "done",
+            OutcomeName::Superseded => "superseded",
+            OutcomeName::Skipped => "skipped",
+            OutcomeName::Retried => "retried",
+            OutcomeName::Rejected => "rejected",
+            OutcomeName::Panicked => "panicked",
+            OutcomeName::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The rules a message is judged by: configuration and queue, the same for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// `MAX_ATTEMPTS`, at least 1.
+    pub max_attempts: u32,
+    /// `RETRY_BASE_SECONDS`, `RETRY_MAX_SECONDS`.
+    pub backoff: Backoff,
+    /// `ON_MISSING_OBJECT`.
+    pub on_missing: OnMissing,
+    /// The queue's `maxReceiveCount`: SQS dead-letters without a reason on the receive after it.
+    pub max_receive_count: Option<u32>,
+}
+
+/// Systemic failures come back after 30–60 s, doubling with the receive count to 300 s (design §4).
+const SYSTEMIC_BACKOFF: Backoff = Backoff { base: Duration::from_secs(60), cap: Duration::from_secs(300) };
+
+impl Rules {
+    /// May the message fail once more and still come back to us? Our own budget, and the queue's: at its
+    /// `maxReceiveCount` the next receive would dead-letter it without a reason.
+    fn attempts_left(&self, failed_before: u32, receive_count: u32) -> bool {
+        failed_before.saturating_add(1) < self.max_attempts
+            && self.max_receive_count.is_none_or(|limit| receive_count < limit)
+    }
+
+    /// The table. `failed_before`: attempts already recorded against the message.
+    pub fn plan(&self, verdict: &Verdict, failed_before: u32, receive_count: u32, jitter: &Jitter) -> Plan {
+        match verdict {
+            Verdict::Judged(Outcome::Done) => Plan::delete(OutcomeName::Done, None),
+            Verdict::Judged(Outcome::Superseded) => Plan::delete(OutcomeName::Superseded, None),
+            Verdict::Judged(Outcome::Skip(reason)) => Plan::delete(OutcomeName::Skipped, Some(reason.as_str().into())),
+            Verdict::Judged(Outcome::Retry(RetryReason::Systemic(dependency, detail))) => Plan {
+                settlement: Settlement::Return(SYSTEMIC_BACKOFF.wait(receive_count.saturating_sub(1), jitter)),
+                charged: false,
+                outcome: OutcomeName::Retried,
+                reason: Some(format!("systemic ({}): {detail}", dependency.as_str())),
+            },
+            Verdict::Judged(Outcome::Retry(reason)) => {
+                self.after_failure(reason, OutcomeName::Retried, failed_before, receive_count, jitter)
+            }
+            Verdict::Judged(Outcome::Reject(reason)) => {
+                let (name, detail) = reason.describe();
+                Plan {
+                    settlement: Settlement::DeadLetter(name, detail.to_owned()),
+                    charged: false,
+                    outcome: OutcomeName::Rejected,
+                    reason: Some(format!("{}: {detail}", name.as_str())),
+                }
+            }
+            Verdict::Panicked(detail) => {
+                let reason = RetryReason::Panicked(detail.clone());
+                self.after_failure(&reason, OutcomeName::Panicked, failed_before, receive_count, jitter)
+            }
+            Verdict::Cancelled => Plan {
+                settlement: Settlement::Return(Duration::ZERO),
+                charged: false,
+                outcome: OutcomeName::Cancelled,
+                reason: None,
+            },
+        }
+    }
+
+    fn after_failure(
+        &self,
+        reason: &RetryReason,
+        outcome: OutcomeName,
+        failed_before: u32,
+        receive_count: u32,
+        jitter: &Jitter,
+    ) -> Plan {
+        let (name, detail) = reason.describe();
+        let described = Some(format!("{name}: {detail}"));
+        if self.attempts_left(failed_before, receive_count) {
+            let delay = self.backoff.wait(failed_before, jitter);
+            return Plan { settlement: Settlement::Return(delay), charged: true, outcome, reason: described };
+        }
+        let last_word = match reason {
+            RetryReason::SourceMissing => match self.on_missing {
+                OnMissing::Drop => {
+                    return Plan::delete(OutcomeName::Skipped, Some(SkipReason::SourceMissing.as_str().into()));
+                }
+                OnMissing::DeadLetter => DeadLetterReason::SourceMissing,
+            },
+            RetryReason::Denied(_) => DeadLetterReason::Denied,
+            RetryReason::Limit(_) => DeadLetterReason::Limit,
+            RetryReason::Throttled(_)
+            | RetryReason::Interrupted(_)
+            | RetryReason::ChildCrashed(_)
+            | RetryReason::ChildTimedOut(_)
+            | RetryReason::Panicked(_)
+            | RetryReason::Refused(_)
+            | RetryReason::Systemic(..) => DeadLetterReason::AttemptsExhausted,
+        };
+        let detail = match last_word {
+            DeadLetterReason::AttemptsExhausted => format!("{name}: {detail}"),
+            DeadLetterReason::Malformed
+            | DeadLetterReason::NotAllowed
+            | DeadLetterReason::SourceMissing
+            | DeadLetterReason::Denied
+            | DeadLetterReason::TooLarge
+            | DeadLetterReason::Limit
+            | DeadLetterReason::Deadline => detail.to_owned(),
+        };
+        let reason = Some(format!("{}: {detail}", last_word.as_str()));
+        Plan { settlement: Settlement::DeadLetter(last_word, detail), charged: true, outcome, reason }
+    }
+}
+
+impl Plan {
+    fn delete(outcome: OutcomeName, reason: Option<String>) -> Self {
+        Self { settlement: Settlement::Delete, charged: false, outcome, reason }
+    }
+}
+
+#[cfg(test)]
+#[path = "outcome/tests.rs"]
+mod tests;

@@ -1,0 +1,244 @@
+//! Joins the stations: receivers → leases → work → settler, with the side path beside them.
+//!
+//! Promises the order of the end (design §4): polls stop, open polls finish, work finishes or is abandoned at the
+//! deadline, the last lease closes the settler's input, the settler flushes, the books are closed. No counters, no
+//! sleeps: each step waits for the ownership of the one before. Knows no SDK: it runs unchanged on the model.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::books::{Books, BooksLine};
+use crate::events::{self, Event};
+use crate::gate::Gate;
+use crate::index::replay::Replayer;
+use crate::lease::{Intake, Lease};
+use crate::message::detail::detail;
+use crate::outcome::{Judgement, Outcome, Verdict};
+use crate::process::{Processor, Progress, Scope, Stopped};
+use crate::queue::Queue;
+use crate::receive::{Receiver, pollers};
+use crate::retry::Jitter;
+use crate::settle::{Desk, Settler, SettlerBroken};
+use crate::shutdown::Stop;
+use crate::store::Store;
+
+/// How often the books are written down.
+const BOOKS_EVERY: Duration = Duration::from_secs(60);
+
+/// Where the settler runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seat {
+    /// On a thread of its own with a runtime of its own: starved work loses no lease.
+    OwnThread,
+    /// On the caller's runtime: the simulation has but one.
+    Here,
+}
+
+/// Everything a worker consists of, ready to run.
+pub struct Pipeline {
+    /// The main queue, on the polling client.
+    pub queue: Arc<dyn Queue>,
+    /// The settler's desk, on its own clients.
+    pub desk: Desk,
+    /// The critical path.
+    pub processor: Arc<Processor>,
+    /// The intake gate.
+    pub gate: Arc<Gate>,
+    /// Drives the bulk lane; `None` with `SKIP_OPENSEARCH`.
+    pub lane: Option<futures_util::future::BoxFuture<'static, ()>>,
+    /// Replays what is parked; `None` when it is off.
+    pub replayer: Option<Replayer>,
+    /// The ledger that all stations write to.
+    pub books: Arc<Books>,
+    /// Spread of polls.
+    pub jitter: Arc<Jitter>,
+    /// For the gate's probes: the store and every bucket that intake needs.
+    pub store: Arc<dyn Store>,
+    /// See `store`.
+    pub needed_buckets: Vec<String>,
+    /// `WORKER_CONCURRENCY`.
+    pub concurrency: usize,
+    /// `WaitTimeSeconds`.
+    pub poll_wait: Duration,
+    /// `DRAIN_TIMEOUT`.
+    pub drain: Duration,
+    /// Where the settler runs.
+    pub seat: Seat,
+}
+
+impl Pipeline {
+    /// Runs until stopped; the books as they are at the end. `ready` is called when intake starts.
+    pub async fn run(self, stop: Stop, ready: impl FnOnce()) -> Result<BooksLine, SettlerBroken> {
+        let visibility = self.desk.visibility;
+        let (intake, words) = Intake::new(self.concurrency);
+        let mut settler = start_settler(Settler::new(self.desk, words), self.seat);
+
+        // Beside the road: these end after the work, for the work uses them.
+        let beside = TaskTracker::new();
+        let end_of_work = CancellationToken::new();
+        beside.spawn(write_books(Arc::clone(&self.books), end_of_work.clone()));
+        beside.spawn(Arc::clone(&self.gate).probe_while_shut(self.store, self.needed_buckets, end_of_work.clone()));
+        if let Some(lane) = self.lane {
+            beside.spawn(lane);
+        }
+        if let Some(replayer) = self.replayer {
+            beside.spawn(replayer.run(end_of_work.clone()));
+        }
+
+        let (polls, work) = (TaskTracker::new(), TaskTracker::new());
+        for _ in 0..pollers(self.concurrency) {
+            let receiver = Receiver {
+                queue: Arc::clone(&self.queue),
+                intake: intake.clone(),
+                gate: Arc::clone(&self.gate),
+                wait: self.poll_wait,
+                visibility,
+                jitter: Arc::clone(&self.jitter),
+            };
+            let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));
+            let abandon = stop.abandon.clone();
+            polls.spawn(receiver.run(stop.stop.clone(), move |lease| {
+                let (processor, gate, abandon) = (Arc::clone(&processor), Arc::clone(&gate), abandon.clone());
+                work.spawn(receipt(lease, processor, gate, abandon));
+            }));
+        }
+        drop(intake); // the receivers hold the road now: when they and every lease are gone, the settler may end
+        drop(self.processor);
+        polls.close();
+        ready();
+
+        tokio::select! {
+            biased;
+            broken = &mut settler => return Err(how_it_broke(broken)),
+            () = stop.stop.cancelled() => {}
+        }
+        let in_flight = self.books.snapshot(false).in_flight;
+        events::Stopping { signal: stop.why(), in_flight, drain_seconds: self.drain.as_secs() }.emit();
+        let deadline = Instant::now() + self.drain;
+        let drained = async {
+            polls.wait().await;
+            work.close();
+            work.wait().await;
+        };
+        tokio::pin!(drained);
+        let why = tokio::select! {
+            biased;
+            () = &mut drained => None,
+            () = stop.abandon.cancelled() => Some("a second signal"),
+            () = tokio::time::sleep_until(deadline) => Some("the drain deadline"),
+        };
+        if let Some(why) = why {
+            events::Abandoning { why, in_flight: self.books.snapshot(false).in_flight }.emit();
+            stop.abandon.cancel();
+            drained.await;
+        }
+        // Nobody can speak to the settler any more: it settles what it holds and ends.
+        let settled = settler.await;
+        end_of_work.cancel();
+        beside.close();
+        beside.wait().await;
+        match settled {
+            Ok(Ok(())) => Ok(self.books.snapshot(true)),
+            broken @ (Ok(Err(_)) | Err(_)) => Err(how_it_broke(broken)),
+        }
+    }
+}
+
+type SettlerEnd = Result<Result<(), SettlerBroken>, oneshot::error::RecvError>;
+
+fn how_it_broke(end: SettlerEnd) -> SettlerBroken {
+    match end {
+        Ok(Err(broken)) => broken,
+        Ok(Ok(())) => SettlerBroken::because("it ended before it was asked to"),
+        Err(_) => SettlerBroken::because("its thread is gone"),
+    }
+}
+
+fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), SettlerBroken>> {
+    let (end, ended) = oneshot::channel();
+    match seat {
+        Seat::Here => drop(tokio::spawn(async move { drop(end.send(settler.run().await)) })),
+        Seat::OwnThread => {
+            let thread = std::thread::Builder::new().name("settler".into()).spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let outcome = match runtime {
+                    Ok(runtime) => runtime.block_on(settler.run()),
+                    Err(error) => Err(SettlerBroken::because(&format!("no runtime: {error}"))),
+                };
+                drop(end.send(outcome));
+            });
+            // A thread that did not start has dropped `end`: the caller hears it as broken.
+            drop(thread);
+        }
+    }
+    ended
+}
+
+/// The task of one receipt: holds the lease, awaits the work spawned inside it.
+async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, abandon: CancellationToken) {
+    let Some(permit) = lease.permit() else { return };
+    let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
+    let progress = Arc::new(Progress::default());
+    let mut work = tokio::spawn({
+        let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
+        async move {
+            let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new(permit) };
+            processor.message(&message, &scope, &progress).await
+        }
+    });
+    let ended = tokio::select! {
+        biased;
+        ended = &mut work => ended,
+        () = term.ended() => stopped(work).await,
+        () = abandon.cancelled() => stopped(work).await,
+    };
+    let (mut reports, abandoned) = progress.so_far();
+    for report in &mut reports {
+        report.outcome = gate.weigh(&report.key, report.outcome.clone());
+    }
+    let verdict = match ended {
+        Ok(Ok(outcome)) => {
+            let weighed = reports.iter().map(|report| report.outcome.clone()).reduce(Outcome::worse);
+            Verdict::Judged(weighed.unwrap_or(outcome))
+        }
+        Ok(Err(Stopped)) => Verdict::Cancelled,
+        Err(end) if end.is_panic() => Verdict::Panicked(panic_text(end)),
+        Err(_) => Verdict::Cancelled,
+    };
+    lease.settle(Judgement { verdict, reports, abandoned });
+}
+
+/// Cancels the work and waits until it has really stopped; it may have finished in the same instant.
+async fn stopped<T>(work: tokio::task::JoinHandle<T>) -> Result<T, JoinError> {
+    work.abort();
+    work.await
+}
+
+fn panic_text(end: JoinError) -> String {
+    let panic = end.into_panic();
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    detail(&text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into()))
+}
+
+async fn write_books(books: Arc<Books>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval_at(Instant::now() + BOOKS_EVERY, BOOKS_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {
+                let line = books.snapshot(false);
+                if !line.balanced {
+                    events::OutOfBalance { detail: format!("{line:?}") }.emit();
+                }
+                line.emit();
+            }
+        }
+    }
+}

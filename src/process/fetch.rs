@@ -1,0 +1,201 @@
+//! The current object into a temp file: capped, hashed, under one total deadline.
+//!
+//! Promises that partial text is never read (the length is checked, a broken body is an error), that a file over the
+//! cap costs no download, and that the file is gone when its owner is. A key is never a path. Knows no record.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempDir};
+
+use crate::message::hex;
+use crate::store::{ObjectHead, OpenObject, StoreError};
+
+/// For the whole body: a drip of a few bytes a second passes every other check.
+pub const FETCH_DEADLINE: Duration = Duration::from_secs(600);
+/// Name of a worker's lock in its own temp folder.
+const LOCK: &str = "lock";
+const PREFIX: &str = "worker-";
+
+/// A file that was read whole.
+pub struct Fetched {
+    /// What the store said of it.
+    pub head: ObjectHead,
+    /// Hex SHA-256 of the bytes.
+    pub sha256: String,
+    /// Bytes read.
+    pub size: u64,
+    file: NamedTempFile,
+}
+
+impl Fetched {
+    /// Where it lies for as long as this lives.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Larger than the cap.
+    #[error("{size} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// Bytes, as far as known.
+        size: u64,
+        /// The cap.
+        limit: u64,
+    },
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The total deadline passed.
+    #[error("the body took longer than {0:?}")]
+    TooSlow(Duration),
+    /// This host's: disk full, no descriptors.
+    #[error("cannot write to the temp folder: {0}")]
+    Host(#[from] io::Error),
+}
+
+/// A worker's own folder for files in work.
+pub struct TempFolder {
+    dir: TempDir,
+    _lock: File,
+}
+
+impl TempFolder {
+    /// Makes the folder below `root`, after sweeping what dead workers left there. A living worker's folder is known
+    /// by the lock that its process holds, and is left alone.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(root)?;
+        sweep(root)?;
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root)?;
+        let lock = File::create(dir.path().join(LOCK))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::Error(error) => error,
+            TryLockError::WouldBlock => io::Error::other("a new lock file is locked"),
+        })?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+}
+
+fn sweep(root: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) || !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let dead = match File::open(entry.path().join(LOCK)) {
+            Ok(lock) => lock.try_lock().is_ok(),
+            // Without a lock: killed between making the folder and the lock, or being made right now; next time.
+            Err(_) => false,
+        };
+        if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::warn!(target: "quittance", "cannot remove {}: {error}", entry.path().display());
+        }
+    }
+    Ok(())
+}
+
+/// Reads `object` into `folder`, at most `limit` bytes.
+pub async fn fetch(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetched, FetchError> {
+    let size = object.head.size;
+    if size > limit {
+        return Err(FetchError::TooLarge { size, limit });
+    }
+    match tokio::time::timeout(FETCH_DEADLINE, read(object, folder, limit)).await {
+        Ok(ended) => ended,
+        Err(_) => Err(FetchError::TooSlow(FETCH_DEADLINE)),
+    }
+}
+
+async fn read(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetched, FetchError> {
+    let OpenObject { head, mut body } = object;
+    let mut file = NamedTempFile::new_in(folder)?;
+    let mut hasher = Sha256::new();
+    let mut size = 0_u64;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        size += chunk.len() as u64;
+        if size > limit {
+            return Err(FetchError::TooLarge { size, limit });
+        }
+        hasher.update(&chunk);
+        // A temp file's write goes to the page cache: shorter than the hop to a blocking thread would be.
+        file.write_all(&chunk)?;
+    }
+    if size != head.size {
+        return Err(StoreError::Interrupted(format!("{size} of {} bytes", head.size)).into());
+    }
+    Ok(Fetched { head, sha256: hex(&hasher.finalize()), size, file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use futures_util::stream;
+
+    fn object(chunks: Vec<Result<Bytes, StoreError>>, size: u64) -> OpenObject {
+        OpenObject { head: ObjectHead { size, ..ObjectHead::default() }, body: Box::pin(stream::iter(chunks)) }
+    }
+
+    #[tokio::test]
+    async fn a_whole_file_is_hashed_and_gone_when_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let chunks = vec![Ok(Bytes::from_static(b"ab")), Ok(Bytes::from_static(b"c"))];
+        let fetched = fetch(object(chunks, 3), folder.path(), 3).await.unwrap();
+        assert_eq!(std::fs::read(fetched.path()).unwrap(), b"abc");
+        // printf abc | sha256sum
+        assert_eq!(fetched.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        drop(fetched);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_short_broken_long_or_slow_body_is_an_error_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |text: &'static [u8]| Ok(Bytes::from_static(text));
+        let short = fetch(object(vec![bytes(b"ab")], 3), folder.path(), 9).await;
+        assert!(matches!(short, Err(FetchError::Store(StoreError::Interrupted(_)))));
+        let broken = vec![bytes(b"ab"), Err(StoreError::Interrupted("reset".into()))];
+        let broken = fetch(object(broken, 3), folder.path(), 9).await;
+        assert!(matches!(broken, Err(FetchError::Store(StoreError::Interrupted(_)))));
+        let announced = fetch(object(vec![], 10), folder.path(), 9).await;
+        assert!(matches!(announced, Err(FetchError::TooLarge { size: 10, limit: 9 })));
+        let sneaked = fetch(object(vec![bytes(b"0123456789")], 3), folder.path(), 9).await;
+        assert!(matches!(sneaked, Err(FetchError::TooLarge { size: 10, limit: 9 })));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_for_ever_ends_at_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let stalled = OpenObject { head: ObjectHead::default(), body: Box::pin(stream::pending()) };
+        assert!(matches!(fetch(stalled, folder.path(), 9).await, Err(FetchError::TooSlow(_))));
+    }
+
+    #[test]
+    fn only_the_folders_of_dead_workers_are_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let living = TempFolder::open(root.path()).unwrap();
+        let dead = root.path().join("worker-dead");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join(LOCK), b"").unwrap();
+        std::fs::write(dead.join("left"), b"x").unwrap();
+        let foreign = root.path().join("somebody-elses");
+        std::fs::create_dir(&foreign).unwrap();
+        let _next = TempFolder::open(root.path()).unwrap();
+        assert!(living.path().exists() && foreign.exists());
+        assert!(!dead.exists());
+    }
+}

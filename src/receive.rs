@@ -1,0 +1,101 @@
+//! Permits, then polls, then leases, each with its task.
+//!
+//! Promises that a message is asked for only when there is a seat for it, that an open poll is never cancelled (SQS
+//! hides what it was about to hand out), and that what arrives after the stop is returned at once. Knows no outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{self, Event};
+use crate::gate::{Gate, Passage};
+use crate::lease::{Intake, Lease};
+use crate::queue::{BatchSize, Queue, SQS_MAX_BATCH};
+use crate::retry::{Backoff, Jitter};
+
+/// After a failed poll; a refused one is no busier than one in 30 s in the end (Q14).
+const POLL_AGAIN: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) };
+/// A poll may last this much longer than its wait before it is given up (aws-sdk-rust#1094).
+const POLL_GRACE: Duration = Duration::from_secs(15);
+
+/// One poller; several share an intake.
+pub struct Receiver {
+    /// The main queue, on the polling client.
+    pub queue: Arc<dyn Queue>,
+    /// The road to the settler.
+    pub intake: Intake,
+    /// Whether to ask at all.
+    pub gate: Arc<Gate>,
+    /// `WaitTimeSeconds`.
+    pub wait: Duration,
+    /// Lease length.
+    pub visibility: Duration,
+    /// Spread of retries.
+    pub jitter: Arc<Jitter>,
+}
+
+/// How many pollers serve a limit: each holds ten permits while it waits.
+pub fn pollers(limit: usize) -> usize {
+    (limit / 20).clamp(1, 4)
+}
+
+impl Receiver {
+    /// Polls until told to stop; `work` starts the task of a lease.
+    pub async fn run(self, stop: CancellationToken, work: impl Fn(Lease)) {
+        let at_least = SQS_MAX_BATCH.min(self.intake.limit() / 2).max(1);
+        let mut failures = 0;
+        loop {
+            let passage = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                passage = self.gate.pass() => passage,
+            };
+            let (least, most) = match passage {
+                Passage::Free => (at_least, SQS_MAX_BATCH),
+                Passage::One => (1, 1),
+            };
+            let seats = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                seats = self.intake.seats(least, most) => seats,
+            };
+            let Some(seats) = seats else { return };
+            // Time has passed in the queue for seats: the gate may have shut.
+            if passage == Passage::Free && self.gate.is_shut() {
+                continue;
+            }
+            // Not cancelled by the stop: an aborted poll still hides what it was about to hand out.
+            let sent = Instant::now();
+            let poll = self.queue.receive(BatchSize::clamped(seats.len()), self.wait, self.visibility);
+            let trouble = match tokio::time::timeout(self.wait + POLL_GRACE, poll).await {
+                Ok(Ok(messages)) => {
+                    failures = 0;
+                    if !messages.is_empty() {
+                        for lease in self.intake.admit(messages, seats, sent).await {
+                            if stop.is_cancelled() {
+                                drop(lease); // arrived after the stop: returned at once
+                            } else {
+                                work(lease);
+                            }
+                        }
+                    }
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the poll hung past its wait".to_owned(),
+            };
+            drop(seats);
+            let pause = POLL_AGAIN.wait(failures, &self.jitter);
+            failures = failures.saturating_add(1);
+            let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            events::ReceiveFailed { detail: trouble, retry_in_ms }.emit();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! From a configuration to a pipeline: clients, and what must be there before the first message is asked for.
+//!
+//! Promises that a queue or bucket that is not there is one clear line and exit 75 before anything is received, and
+//! that OpenSearch never is (P4). Builds; runs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+
+use crate::attempts::AttemptsLog;
+use crate::books::Books;
+use crate::clock::{SystemClock, WallClock};
+use crate::config::{OpenSearchAuth, OpenSearchConfig, WorkerConfig, exit};
+use crate::dead_letter::DeadLetters;
+use crate::events::{self, Event};
+use crate::gate::Gate;
+use crate::index::bulk::Lane;
+use crate::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings};
+use crate::index::park::Parking;
+use crate::index::replay::Replayer;
+use crate::index::{Search, SidePath};
+use crate::message::s3_event::Wanted;
+use crate::outcome::Rules;
+use crate::pipeline::{Pipeline, Seat};
+use crate::process::Processor;
+use crate::process::extract::{ChildPool, ChildSettings};
+use crate::process::fetch::TempFolder;
+use crate::queue::sqs::{self, SqsQueue};
+use crate::queue::{Queue, QueueError, QueueFacts};
+use crate::retry::{Backoff, Jitter};
+use crate::settle::Desk;
+use crate::store::s3::{self, S3Store};
+use crate::store::{Store, StoreError};
+
+/// An outage never slows settlement by more than this, once (design §6).
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
+const SEARCH_CONNECT: Duration = Duration::from_secs(2);
+/// One look at a queue or bucket at start.
+const LOOK_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why a worker does not start: one line for the operator, and the exit code.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{line}")]
+pub struct CannotStart {
+    /// What is wrong, and what to do.
+    pub line: String,
+    /// Exit code of design §8.
+    pub code: u8,
+}
+
+impl CannotStart {
+    fn missing(line: String) -> Self {
+        Self { line, code: exit::EX_TEMPFAIL }
+    }
+
+    fn misconfigured(line: String) -> Self {
+        Self { line, code: exit::EX_CONFIG }
+    }
+}
+
+/// The index client of a configuration; `None` with `SKIP_OPENSEARCH`.
+pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<OpenSearchIndex>, CannotStart> {
+    let Some(OpenSearchConfig { endpoint, index, auth }) = &config.opensearch else { return Ok(None) };
+    let auth = match auth {
+        OpenSearchAuth::None => Auth::None,
+        OpenSearchAuth::Basic { username, password } => {
+            Auth::Basic { username: username.clone(), password: password.expose().to_owned() }
+        }
+        OpenSearchAuth::SigV4 => Auth::SigV4 { sdk_config: Box::new(aws.clone()) },
+    };
+    let settings = OpenSearchSettings {
+        endpoint: endpoint.clone(),
+        index: index.clone(),
+        auth,
+        request_timeout: SEARCH_TIMEOUT,
+        connect_timeout: SEARCH_CONNECT,
+    };
+    let index = OpenSearchIndex::new(settings).map_err(CannotStart::misconfigured)?;
+    Ok(Some(index))
+}
+
+/// The two queues of a worker, found and joined.
+pub struct Queues {
+    /// URL of the DLQ, as configured or as found.
+    pub dlq_url: String,
+    /// What the main queue says of itself.
+    pub facts: QueueFacts,
+}
+
+/// Looks at both queues.
+pub async fn find_queues(config: &WorkerConfig, client: &aws_sdk_sqs::Client) -> Result<Queues, CannotStart> {
+    let facts = look_at_queue("SQS_QUEUE_URL", &config.queue_url, client).await?;
+    let dlq_url = match (&config.dlq_url, &facts.dead_letter_arn) {
+        (Some(url), _) => url.clone(),
+        (None, Some(arn)) => sqs::url_of_arn(client, arn).await.map_err(|error| {
+            CannotStart::missing(format!("the dead-letter queue {arn} cannot be found: {error}; set SQS_DLQ_URL"))
+        })?,
+        (None, None) => {
+            return Err(CannotStart::misconfigured(format!(
+                "queue {} has no redrive policy, so its dead-letter queue is not known; \
+                 set SQS_DLQ_URL, or give the queue a redrive policy (`worker check` prints the command)",
+                config.queue_url
+            )));
+        }
+    };
+    let dead = look_at_queue("SQS_DLQ_URL", &dlq_url, client).await?;
+    if dead.arn == facts.arn {
+        return Err(CannotStart::misconfigured(format!(
+            "SQS_DLQ_URL is the queue itself ({}): a dead-lettered message would come straight back",
+            facts.arn
+        )));
+    }
+    Ok(Queues { dlq_url, facts })
+}
+
+async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) -> Result<QueueFacts, CannotStart> {
+    let queue = SqsQueue::new(client.clone(), url);
+    match tokio::time::timeout(LOOK_LIMIT, queue.facts()).await {
+        Ok(Ok(facts)) => Ok(facts),
+        Ok(Err(QueueError::Missing(_))) => Err(CannotStart::missing(format!(
+            "{variable}: there is no queue {url}; check the URL, the region and the account"
+        ))),
+        Ok(Err(error @ (QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
+            Err(CannotStart::missing(format!("{variable}: queue {url} cannot be reached: {error}")))
+        }
+        Err(_) => Err(CannotStart::missing(format!("{variable}: queue {url} did not answer within {LOOK_LIMIT:?}"))),
+    }
+}
+
+async fn look_at_bucket(variable: &str, bucket: &str, store: &dyn Store) -> Result<(), CannotStart> {
+    match tokio::time::timeout(LOOK_LIMIT, store.probe(bucket)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(StoreError::BucketMissing(_))) => Err(CannotStart::missing(format!(
+            "{variable}: there is no bucket {bucket}; create it, or correct the name"
+        ))),
+        Ok(Err(error)) => Err(CannotStart::missing(format!("{variable}: bucket {bucket} cannot be reached: {error}"))),
+        Err(_) => {
+            Err(CannotStart::missing(format!("{variable}: bucket {bucket} did not answer within {LOOK_LIMIT:?}")))
+        }
+    }
+}
+
+/// A worker that is ready to run, with what must outlive it.
+pub struct Worker {
+    /// The stations.
+    pub pipeline: Pipeline,
+    /// The line that says that intake starts.
+    pub ready: events::Ready,
+    /// Removed when dropped.
+    pub temp: TempFolder,
+}
+
+/// Looks at what is needed and builds the pipeline.
+pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, CannotStart> {
+    let queues = find_queues(config, &sqs::settling_client(aws)).await?;
+    let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
+    look_at_bucket("S3_BUCKET", &config.results_bucket, store.as_ref()).await?;
+    let mut needed_buckets = vec![config.results_bucket.clone()];
+    for source in &config.sources {
+        if !needed_buckets.contains(&source.bucket) {
+            look_at_bucket("SOURCE_BUCKETS", &source.bucket, store.as_ref()).await?;
+            needed_buckets.push(source.bucket.clone());
+        }
+    }
+    warn_of_queue(config, &queues.facts);
+    let temp = TempFolder::open(&config.temp_path()).map_err(|error| {
+        CannotStart::missing(format!("TEMP_DIR: cannot use {}: {error}", config.temp_path().display()))
+    })?;
+
+    let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
+    let (books, jitter) = (Arc::new(Books::default()), Arc::new(Jitter::from_entropy()));
+    let parking = || Parking {
+        store: Arc::clone(&store),
+        bucket: config.results_bucket.clone(),
+        namespace: config.namespace.clone(),
+        clock: Arc::clone(&clock),
+    };
+    let (mut lane, mut drive, mut replayer) = (None, None, None);
+    if let Some(index) = search_index(config, aws)? {
+        look_at_search(&index).await;
+        let search: Arc<dyn Search> = Arc::new(index);
+        let (new_lane, driver) = Lane::new(search, Arc::clone(&jitter));
+        if config.replay {
+            replayer = Some(Replayer {
+                store: Arc::clone(&store),
+                bucket: config.results_bucket.clone(),
+                namespace: config.namespace.clone(),
+                lane: new_lane.clone(),
+                parking: parking(),
+                books: Arc::clone(&books),
+                jitter: Arc::clone(&jitter),
+            });
+        }
+        lane = Some(new_lane);
+        drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
+    }
+    let side_path = Arc::new(SidePath { lane, parking: parking(), books: Arc::clone(&books) });
+    let processor = Processor {
+        store: Arc::clone(&store),
+        extract: Arc::new(ChildPool::start(ChildSettings::new(config.extractors))),
+        side_path,
+        clock: Arc::clone(&clock),
+        wanted: Wanted::new(config.sources.clone(), config.results_bucket.clone()),
+        namespace: config.namespace.clone(),
+        results_bucket: config.results_bucket.clone(),
+        max_object_bytes: config.max_object_bytes,
+        tenant_from: config.tenant_from,
+        on_extraction_error: config.on_extraction_error,
+        temp_folder: temp.path(),
+    };
+    let ready = events::Ready {
+        queue_url: config.queue_url.clone(),
+        dlq_url: queues.dlq_url.clone(),
+        results_bucket: config.results_bucket.clone(),
+        index: config.opensearch.as_ref().map(|search| search.index.clone()),
+        concurrency: config.concurrency,
+    };
+    let pipeline = Pipeline {
+        queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
+        desk: desk(config, aws, queues, &clock, &books),
+        processor: Arc::new(processor),
+        gate: Arc::new(Gate::new(Arc::clone(&jitter))),
+        lane: drive,
+        replayer,
+        books,
+        jitter,
+        store,
+        needed_buckets,
+        concurrency: config.concurrency,
+        poll_wait: config.poll_wait(),
+        drain: config.drain_timeout,
+        seat: Seat::OwnThread,
+    };
+    Ok(Worker { pipeline, ready, temp })
+}
+
+/// The settler's desk: its clients are its own, for their connections live on the runtime that opened them.
+fn desk(
+    config: &WorkerConfig,
+    aws: &SdkConfig,
+    queues: Queues,
+    clock: &Arc<dyn WallClock>,
+    books: &Arc<Books>,
+) -> Desk {
+    let client = sqs::settling_client(aws);
+    let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
+    Desk {
+        queue: Arc::new(SqsQueue::new(client.clone(), &config.queue_url)),
+        dead_letters: DeadLetters {
+            queue: Arc::new(SqsQueue::new(client, &queues.dlq_url)),
+            source_queue: queues.facts.arn,
+            store: Arc::clone(&store),
+            bucket: config.results_bucket.clone(),
+            clock: Arc::clone(clock),
+        },
+        attempts: AttemptsLog {
+            store,
+            bucket: config.results_bucket.clone(),
+            namespace: config.namespace.clone(),
+            clock: Arc::clone(clock),
+        },
+        books: Arc::clone(books),
+        rules: Rules {
+            max_attempts: config.max_attempts,
+            backoff: Backoff { base: config.retry_base, cap: config.retry_max },
+            on_missing: config.on_missing_object,
+            max_receive_count: queues.facts.max_receive_count,
+        },
+        jitter: Jitter::from_entropy(),
+        visibility: config.visibility,
+    }
+}
+
+/// Not fatal, whatever it says: it is a side path. The documents are parked until it is well.
+async fn look_at_search(index: &OpenSearchIndex) {
+    if let Err(error) = index.probe().await {
+        let detail = format!(
+            "OpenSearch is not ready: {error}; documents are parked and replayed later \
+             (`worker setup-index` creates index and aliases)"
+        );
+        events::Notice { detail }.emit();
+    }
+}
+
+fn warn_of_queue(config: &WorkerConfig, facts: &QueueFacts) {
+    let wanted = config.max_attempts + 1;
+    if let Some(limit) = facts.max_receive_count.filter(|limit| *limit < wanted) {
+        let detail = format!(
+            "the queue's maxReceiveCount is {limit}: a message has at most {limit} attempts here, for SQS would \
+             dead-letter it without a reason; 20 is advised (`worker check` prints the command)"
+        );
+        events::Notice { detail }.emit();
+    }
+}

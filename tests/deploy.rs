@@ -1,0 +1,286 @@
+//! What is shipped round the binary, as test input: unit, policy, build profiles.
+//!
+//! The sample environment file is in `tests/config.rs`, beside the settings it explains.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use quittance::config::{Args, Surroundings, WorkerConfig};
+use quittance::message::{DocumentId, MessageId, Namespace};
+use quittance::store::layout;
+use serde_json::Value;
+
+const UNIT: &str = include_str!("../systemd/quittance-worker.service");
+const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
+const CARGO: &str = include_str!("../Cargo.toml");
+
+/// What settling may take after the drain: the last batches, with their retries.
+const SETTLE_MARGIN: Duration = Duration::from_secs(10);
+
+/// All values of a key of the unit, in order.
+fn unit(key: &str) -> Vec<&'static str> {
+    UNIT.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+}
+
+#[test]
+fn the_stop_fits_into_the_units_time() {
+    let config = |visibility: &str| {
+        let env = |name: &str| {
+            let text = match name {
+                "SQS_QUEUE_URL" => "https://sqs.eu-central-1.amazonaws.com/111122223333/files",
+                "S3_BUCKET" => "results",
+                "SOURCE_BUCKETS" => "incoming",
+                "SKIP_OPENSEARCH" => "true",
+                "SQS_VISIBILITY_TIMEOUT" => visibility,
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        let args = Args::read(["worker"]).unwrap_or_else(|usage| panic!("{usage}"));
+        WorkerConfig::from_args(&args, &Surroundings { env: &env, stderr_is_terminal: false, cores: 1 }).unwrap()
+    };
+    let stop: u64 = unit("TimeoutStopSec")[0].parse().expect("plain seconds");
+    // 43,200 s: the longest lease has the longest poll.
+    for visibility in ["", "10", "43200"] {
+        let config = config(visibility);
+        let needed = config.drain_timeout + config.poll_wait() + SETTLE_MARGIN;
+        assert!(Duration::from_secs(stop) >= needed, "TimeoutStopSec={stop}, but a stop may take {needed:?}");
+    }
+}
+
+#[test]
+fn the_unit_has_what_reliability_rests_on() {
+    for (key, value) in [
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("Restart", "always"),
+        ("StartLimitIntervalSec", "0"), // P20
+        ("KillSignal", "SIGTERM"),
+        ("KillMode", "mixed"),     // P15
+        ("OOMPolicy", "continue"), // P13
+        ("LimitCORE", "0"),        // T9
+        ("EnvironmentFile", "/etc/quittance/worker.env"),
+        ("ExecStart", "/usr/bin/quittance-worker run"),
+    ] {
+        assert_eq!(unit(key), [value], "{key}");
+    }
+    // The watchdog is fed by nobody yet: set, it would kill a healthy worker.
+    assert!(unit("WatchdogSec").is_empty());
+    // Taken away with @resources, given back for the child's limits; the order matters.
+    assert_eq!(unit("SystemCallFilter"), ["@system-service", "~@privileged @resources", "prlimit64 setrlimit"]);
+}
+
+#[test]
+fn systemd_accepts_the_unit_and_finds_it_hardened() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        eprintln!("skipped: there is no systemd-analyze on this machine");
+        return;
+    };
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quittance-worker.service");
+    // The binary is not installed where tests run, and that is all that may be missing.
+    std::fs::write(&path, UNIT.replace("/usr/bin/quittance-worker run", "/bin/sh")).unwrap();
+    for words in [&["verify"][..], &["security", "--offline=true", "--threshold=15"]] {
+        let output = Command::new("systemd-analyze").args(words).arg(&path).output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{words:?} of {version}: {said}");
+        assert!(words[0] != "verify" || said.trim().is_empty(), "a warning, such as of an unknown key: {said}");
+    }
+}
+
+#[test]
+fn a_panic_unwinds_in_every_profile() {
+    let mut profiles: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut section = "";
+    for line in CARGO.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        } else if section.starts_with("profile.") {
+            profiles.entry(section).or_default().push(line.split('#').next().unwrap_or_default().trim());
+        }
+    }
+    assert!(profiles.contains_key("profile.dev") && profiles.contains_key("profile.release"), "{profiles:?}");
+    for (profile, lines) in profiles {
+        let settings: Vec<_> = lines.iter().filter(|line| line.starts_with("panic")).collect();
+        // Package and build overrides cannot set it; what inherits has it from its parent.
+        let inherits = lines.iter().any(|line| line.starts_with("inherits")) || profile.matches('.').count() > 1;
+        assert!(settings == [&"panic = \"unwind\""] || (settings.is_empty() && inherits), "[{profile}]: {settings:?}");
+    }
+}
+
+/// The policy's statements, with its placeholders filled in.
+fn statements() -> Vec<Value> {
+    let mut text = POLICY.to_owned();
+    for (placeholder, value) in [
+        ("REGION", "eu-central-1"),
+        ("ACCOUNT", "111122223333"),
+        ("MAIN_QUEUE", "files"),
+        ("DEAD_LETTER_QUEUE", "files-dlq"),
+        ("SOURCE_BUCKET", "incoming"),
+        ("SOURCE_PREFIX", "in/"),
+        ("RESULTS_BUCKET", "results"),
+        ("NAMESPACE", "default"),
+        ("DOMAIN", "search"),
+        ("INDEX", "files"),
+        ("KMS_KEY", "k"),
+    ] {
+        assert!(text.contains(&format!("${{{placeholder}}}")), "{placeholder}");
+        text = text.replace(&format!("${{{placeholder}}}"), value);
+    }
+    assert!(!text.contains('$'), "a placeholder that this test does not know");
+    let policy: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(policy["Version"], "2012-10-17");
+    policy["Statement"].as_array().unwrap().clone()
+}
+
+/// A string or a list of strings.
+fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(list) => list.iter().map(|text| text.as_str().unwrap()).collect(),
+        Value::Null => Vec::new(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => panic!("{value}"),
+    }
+}
+
+/// IAM's `*`, over any characters.
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, rest)) => text
+            .strip_prefix(start)
+            .is_some_and(|tail| (0..=tail.len()).any(|at| tail.is_char_boundary(at) && matches(rest, &tail[at..]))),
+    }
+}
+
+/// IAM's verdict: some Allow and no Deny. Conditions are taken as met.
+fn allowed(action: &str, resource: &str) -> bool {
+    let applies = |statement: &&Value| {
+        let any = |key: &str, text: &str| texts(&statement[key]).iter().any(|pattern| matches(pattern, text));
+        assert!(statement["NotAction"].is_null(), "{statement}");
+        let covered =
+            if statement["NotResource"].is_null() { any("Resource", resource) } else { !any("NotResource", resource) };
+        any("Action", action) && covered
+    };
+    let statements = statements();
+    let effects: Vec<_> = statements.iter().filter(applies).map(|statement| statement["Effect"].clone()).collect();
+    effects.iter().any(|effect| effect == "Allow") && !effects.iter().any(|effect| effect == "Deny")
+}
+
+#[test]
+fn the_policy_grants_no_wildcard() {
+    for statement in statements().iter().filter(|statement| statement["Effect"] == "Allow") {
+        let wild = |text: &&str| text.contains('*');
+        assert!(!texts(&statement["Action"]).iter().any(wild), "{statement}");
+        assert!(statement["NotResource"].is_null(), "{statement}");
+        for resource in texts(&statement["Resource"]) {
+            // Up to the queue, bucket, domain or key everything is named.
+            let (owner, _) = resource.split_once('/').unwrap_or((resource, ""));
+            assert!(resource.starts_with("arn:aws:") && !owner.contains('*'), "{resource}");
+        }
+    }
+}
+
+#[test]
+fn the_policy_allows_what_the_worker_does_and_nothing_that_destroys() {
+    let namespace = Namespace::parse("default").unwrap();
+    let other = Namespace::parse("other").unwrap();
+    let document = DocumentId::of(&namespace, "incoming", "in/a.txt");
+    let message = MessageId("0b1a".into());
+    let results = |key: &str| format!("arn:aws:s3:::results/{key}");
+    let record = results(&layout::record(&namespace, &document));
+    let parked = results(&layout::parked("2026-11-22", &namespace, &document, 1));
+    let errored = results(&layout::errored("2026-11-22", &namespace, &document, 1));
+    let attempts = results(&layout::attempts(&namespace, &message));
+    let envelope = results(&layout::envelope("2026-11-22", &message));
+    let source = "arn:aws:s3:::incoming/in/a.txt";
+    let main = "arn:aws:sqs:eu-central-1:111122223333:files";
+    let dlq = "arn:aws:sqs:eu-central-1:111122223333:files-dlq";
+    let index = |path: &str| format!("arn:aws:es:eu-central-1:111122223333:domain/search/{path}");
+    let (get, put, delete) = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject");
+
+    let mut cases: Vec<(&str, String, bool)> = vec![
+        ("s3:ListBucket", "arn:aws:s3:::incoming".into(), true),
+        ("s3:ListBucket", "arn:aws:s3:::results".into(), true),
+        (get, source.into(), true),
+        (get, "arn:aws:s3:::incoming/private/a.txt".into(), false),
+        (put, source.into(), false),
+        (delete, source.into(), false),
+        ("s3:DeleteObjectVersion", source.into(), false),
+        (delete, record.clone(), false),
+        (delete, attempts.clone(), false),
+        (delete, envelope.clone(), false),
+        (delete, parked.clone(), true),
+        (delete, errored.clone(), true),
+        ("s3:DeleteObjectVersion", parked.clone(), false),
+        (delete, results("control/check-1"), true),
+        (put, results("control/check-1"), true),
+        (put, results("control/replay.json"), true),
+        (get, results("control/pause.json"), true),
+        (put, results("control/pause.json"), false),
+        (delete, results("control/pause.json"), false),
+        (get, results(&layout::record(&other, &document)), false),
+        (put, results("redrive/run/0001.ndjson"), false),
+        (put, results("elsewhere"), false),
+        ("s3:PutBucketPolicy", "arn:aws:s3:::results".into(), false),
+        ("sqs:SendMessage", main.into(), false), // it cannot make a loop
+        ("sqs:SendMessage", dlq.into(), true),
+        ("sqs:ReceiveMessage", dlq.into(), false),
+        ("sqs:DeleteMessage", dlq.into(), false),
+        ("es:ESHttpPost", index("files/_bulk"), true),
+        ("es:ESHttpPost", index("_bulk"), false),
+        ("es:ESHttpPost", index("other/_bulk"), false),
+        ("es:ESHttpPost", index("files/_delete_by_query"), false),
+        ("es:ESHttpDelete", index("files-000001"), false),
+        ("es:ESHttpPut", index("files-000001"), true),
+        ("es:ESHttpHead", index("_alias/files"), true),
+        ("es:ESHttpGet", index("_alias/files-search"), true),
+    ];
+    for action in ["ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility", "GetQueueAttributes"] {
+        let action: &str = Box::leak(format!("sqs:{action}").into_boxed_str());
+        cases.push((action, main.into(), true));
+    }
+    for action in ["sqs:PurgeQueue", "sqs:DeleteQueue", "sqs:SetQueueAttributes", "sqs:AddPermission"] {
+        cases.extend([(action, main.into(), false), (action, dlq.into(), false)]);
+    }
+    for key in [record, parked, errored, attempts, envelope] {
+        cases.extend([(get, key.clone(), true), (put, key, true)]);
+    }
+    for (action, resource, expected) in cases {
+        assert_eq!(allowed(action, &resource), expected, "{action} on {resource}");
+    }
+}
+
+#[test]
+fn the_policy_denies_for_good_what_another_policy_might_allow() {
+    // Beside the worker's own policy somebody may attach a wider one: these stay denied.
+    let with_admin = |action: &str, resource: &str| {
+        let denied = |statement: &Value| {
+            let any = |key: &str, text: &str| texts(&statement[key]).iter().any(|pattern| matches(pattern, text));
+            statement["Effect"] == "Deny"
+                && any("Action", action)
+                && (any("Resource", resource) || (!statement["NotResource"].is_null() && !any("NotResource", resource)))
+        };
+        !statements().iter().any(denied)
+    };
+    let queue = "arn:aws:sqs:eu-central-1:111122223333:files";
+    for (action, resource) in [
+        ("sqs:PurgeQueue", queue),
+        ("sqs:DeleteQueue", queue),
+        ("sqs:SetQueueAttributes", queue),
+        ("sqs:AddPermission", queue),
+        ("s3:DeleteObject", "arn:aws:s3:::incoming/in/a.txt"),
+        ("s3:DeleteObject", "arn:aws:s3:::incoming/retry-index/a.txt"),
+        ("s3:DeleteObject", "arn:aws:s3:::results/processed/default/a.json"),
+        ("s3:DeleteObjectVersion", "arn:aws:s3:::results/retry-index/a"),
+        ("s3:PutBucketNotification", "arn:aws:s3:::incoming"),
+        ("s3:PutLifecycleConfiguration", "arn:aws:s3:::results"),
+        ("es:ESHttpDelete", "arn:aws:es:eu-central-1:111122223333:domain/search/files"),
+    ] {
+        assert!(!with_admin(action, resource), "{action} on {resource}");
+    }
+    // What the replay removes is not caught by the denial.
+    assert!(with_admin("s3:DeleteObject", "arn:aws:s3:::results/retry-index/2026-11-22/default/x/1.json"));
+}

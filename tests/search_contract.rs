@@ -1,0 +1,181 @@
+//! What every `Search` must do, whatever is behind it: one suite, run against each implementation.
+//!
+//! A bench is an implementation with a way to look behind it. To put another one under the suite (the model of
+//! `tests/sim`), implement [`Bench`] for it and name it in a `contract!` line.
+
+#![allow(clippy::expect_used, reason = "helpers of tests are tests")]
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use quittance::index::{IndexItem, ItemVerdict, Search, SearchError};
+use quittance::message::{DocumentId, Namespace};
+use serde_json::{Value, json};
+
+#[path = "search_contract/real.rs"]
+mod real;
+
+/// The two ways in which an index stops taking writes.
+#[derive(Clone, Copy, Debug)]
+enum Block {
+    /// Disk nearly full: `read_only_allow_delete`, a 429 per item.
+    FloodStage,
+    /// Set by somebody: `read_only`, a 403 per item.
+    ReadOnly,
+}
+
+/// An implementation set up with empty index, write alias and read alias.
+#[async_trait]
+trait Bench: Send + Sync {
+    /// The port, for the write alias.
+    fn search(&self) -> &dyn Search;
+    /// The port, for an alias that does not exist.
+    fn without_alias(&self) -> &dyn Search;
+    /// Version and source of a document as the index holds it, deleted or not.
+    async fn stored(&self, id: &DocumentId) -> Option<(u64, Value)>;
+    /// What the read alias shows once all writes are visible, sorted.
+    async fn shown(&self) -> Vec<DocumentId>;
+    /// Sets or lifts a block.
+    async fn block(&self, block: Block, on: bool);
+    /// Whether anything has the name of the alias that does not exist.
+    async fn something_has_the_missing_name(&self) -> bool;
+}
+
+fn id(key: &str) -> DocumentId {
+    DocumentId::of(&Namespace::parse("contract").expect("a namespace"), "bucket", key)
+}
+
+fn item(key: &str, revision: u64, source: &Value) -> IndexItem {
+    IndexItem { document_id: id(key), revision, source: Bytes::from(source.to_string()) }
+}
+
+fn text(content: &str) -> Value {
+    json!({ "key": "k", "content": content, "deleted": false })
+}
+
+async fn write(bench: &dyn Bench, items: &[IndexItem]) -> Vec<ItemVerdict> {
+    bench.search().bulk(items).await.expect("a reply with items")
+}
+
+async fn content(bench: &dyn Bench, key: &str) -> (u64, String) {
+    let (version, source) = bench.stored(&id(key)).await.expect("the document is there");
+    (version, source["content"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn a_newer_revision_replaces(bench: &dyn Bench) {
+    assert_eq!(write(bench, &[item("k", 5, &text("first"))]).await, [ItemVerdict::Durable]);
+    assert_eq!(write(bench, &[item("k", 6, &text("二番目"))]).await, [ItemVerdict::Durable]);
+    assert_eq!(content(bench, "k").await, (6, "二番目".to_owned()));
+}
+
+async fn an_equal_revision_is_accepted(bench: &dyn Bench) {
+    for _ in 0..2 {
+        assert_eq!(write(bench, &[item("k", 5, &text("same"))]).await, [ItemVerdict::Durable]);
+    }
+    assert_eq!(content(bench, "k").await, (5, "same".to_owned()));
+}
+
+async fn an_older_revision_is_durable_and_changes_nothing(bench: &dyn Bench) {
+    write(bench, &[item("k", 1_700_000_000_001, &text("newest"))]).await;
+    let late = [item("k", 1_700_000_000_000, &text("late")), item("k", 1, &text("later still"))];
+    assert_eq!(write(bench, &late).await, [ItemVerdict::Durable, ItemVerdict::Durable]);
+    assert_eq!(content(bench, "k").await, (1_700_000_000_001, "newest".to_owned()));
+}
+
+async fn the_newest_of_several_revisions_in_one_batch_wins(bench: &dyn Bench) {
+    let batch = [3, 7, 5].map(|revision| item("k", revision, &text(&format!("r{revision}"))));
+    assert_eq!(write(bench, &batch).await, vec![ItemVerdict::Durable; 3]);
+    assert_eq!(content(bench, "k").await, (7, "r7".to_owned()));
+}
+
+async fn a_soft_deleted_document_is_hidden_by_the_read_alias_and_does_not_rise_again(bench: &dyn Bench) {
+    write(bench, &[item("stays", 1, &text("a")), item("goes", 1, &text("b"))]).await;
+    let mut both = vec![id("stays"), id("goes")];
+    both.sort();
+    assert_eq!(bench.shown().await, both);
+    assert_eq!(write(bench, &[item("goes", 2, &json!({ "deleted": true }))]).await, [ItemVerdict::Durable]);
+    assert_eq!(bench.shown().await, [id("stays")]);
+    assert_eq!(write(bench, &[item("goes", 1, &text("a late twin"))]).await, [ItemVerdict::Durable]);
+    assert_eq!(bench.shown().await, [id("stays")]);
+    assert_eq!(bench.stored(&id("goes")).await.expect("a tombstone").0, 2);
+    assert_eq!(write(bench, &[item("goes", 3, &text("back"))]).await, [ItemVerdict::Durable]);
+    assert_eq!(bench.shown().await, both);
+}
+
+async fn a_refused_document_does_not_hold_up_the_good_ones(bench: &dyn Bench) {
+    let bad = json!({ "key": "k", "revision": "not a number" });
+    let verdicts = write(bench, &[item("a", 1, &text("a")), item("bad", 1, &bad), item("c", 1, &text("c"))]).await;
+    assert!(
+        matches!(&verdicts[..], [ItemVerdict::Durable, ItemVerdict::Refused(why), ItemVerdict::Durable] if !why.is_empty()),
+        "{verdicts:?}"
+    );
+    assert_eq!(bench.stored(&id("bad")).await, None);
+    assert!(bench.stored(&id("a")).await.is_some() && bench.stored(&id("c")).await.is_some());
+}
+
+async fn a_missing_alias_is_systemic_and_creates_nothing(bench: &dyn Bench) {
+    assert!(matches!(bench.without_alias().probe().await, Err(SearchError::Unavailable(_))));
+    match bench.without_alias().bulk(&[item("k", 1, &text("x"))]).await {
+        Ok(verdicts) => assert!(matches!(&verdicts[..], [ItemVerdict::Systemic(_)]), "{verdicts:?}"),
+        Err(error) => assert!(matches!(error, SearchError::Unavailable(_)), "{error}"),
+    }
+    assert!(!bench.something_has_the_missing_name().await);
+}
+
+async fn a_block_is_systemic_and_over_when_it_is_lifted(bench: &dyn Bench) {
+    for (revision, block) in [(2, Block::FloodStage), (3, Block::ReadOnly)] {
+        bench.search().probe().await.expect("writable before");
+        bench.block(block, true).await;
+        match bench.search().bulk(&[item("k", revision, &text("x"))]).await {
+            Ok(verdicts) => assert!(matches!(&verdicts[..], [ItemVerdict::Systemic(_)]), "{block:?} {verdicts:?}"),
+            Err(error) => assert!(matches!(error, SearchError::Unavailable(_)), "{block:?} {error}"),
+        }
+        assert!(matches!(bench.search().probe().await, Err(SearchError::Unavailable(_))), "{block:?}");
+        bench.block(block, false).await;
+        bench.search().probe().await.expect("writable again");
+        assert_eq!(write(bench, &[item("k", revision, &text("x"))]).await, [ItemVerdict::Durable], "{block:?}");
+    }
+}
+
+async fn text_of_any_kind_comes_back_as_it_was(bench: &dyn Bench) {
+    let odd = text("請求書\n二行目\r\n\u{2028}\u{0}\"\\ 😀 {\"index\":{\"_id\":\"x\"}}\n");
+    assert_eq!(write(bench, &[item("k", 1, &odd), item("l", 1, &text("next"))]).await, vec![ItemVerdict::Durable; 2]);
+    assert_eq!(bench.stored(&id("k")).await, Some((1, odd)));
+}
+
+async fn an_empty_batch_has_no_verdicts(bench: &dyn Bench) {
+    assert_eq!(write(bench, &[]).await, []);
+}
+
+/// The whole suite for one bench: a module of tests, each on a bench of its own.
+macro_rules! contract {
+    ($name:ident, $bench:expr, $(#[$attribute:meta])*) => {
+        contract!(@each $name, $bench, [$(#[$attribute])*],
+            a_newer_revision_replaces
+            an_equal_revision_is_accepted
+            an_older_revision_is_durable_and_changes_nothing
+            the_newest_of_several_revisions_in_one_batch_wins
+            a_soft_deleted_document_is_hidden_by_the_read_alias_and_does_not_rise_again
+            a_refused_document_does_not_hold_up_the_good_ones
+            a_missing_alias_is_systemic_and_creates_nothing
+            a_block_is_systemic_and_over_when_it_is_lifted
+            text_of_any_kind_comes_back_as_it_was
+            an_empty_batch_has_no_verdicts
+        );
+    };
+    (@each $name:ident, $bench:expr, $attributes:tt, $($clause:ident)*) => {
+        mod $name {
+            use super::*;
+            $( contract!(@one $bench, $attributes, $clause); )*
+        }
+    };
+    (@one $bench:expr, [$($attribute:tt)*], $clause:ident) => {
+        $($attribute)*
+        #[tokio::test]
+        async fn $clause() {
+            let bench = $bench.await;
+            super::$clause(&bench).await;
+        }
+    };
+}
+
+contract!(on_opensearch, real::RealBench::new(), #[ignore = "needs the local stack: make test"]);

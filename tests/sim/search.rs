@@ -1,0 +1,206 @@
+//! The model of an index behind an alias: documents by `_id`, external versions, and the ways a bulk goes wrong.
+//!
+//! Promises `external_gte`: the same revision writes again, a lower one is a 409 (which the port calls durable,
+//! because the index holds something newer).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use fastrand::Rng;
+use quittance::index::{IndexItem, ItemVerdict, Search, SearchError};
+use quittance::message::DocumentId;
+use serde_json::Value;
+
+use super::faults::{Call, Fate, Faults, History, Ticks, carry, chance, travel};
+
+/// What can go wrong with the index.
+#[derive(Clone, Debug, Default)]
+pub struct SearchFaults {
+    pub bulk: Faults,
+    pub probe: Faults,
+    /// Documents the mapping refuses, each with the reason.
+    pub refuse: BTreeMap<DocumentId, String>,
+    /// Documents that make the index refuse any request they are in.
+    pub poison: BTreeSet<DocumentId>,
+    /// More items than this in a request: refused as a whole (413).
+    pub most_items: Option<usize>,
+    /// Share of items answered as systemic (429, cluster block), without effect.
+    pub item_systemic: f64,
+    /// A lost reply leaves a part of the items applied, and not all of them.
+    pub half_applied: bool,
+    /// The alias is not there.
+    pub no_alias: bool,
+    /// A call goes on at the service when its caller went away.
+    pub outlive_callers: bool,
+}
+
+/// A document as the index holds it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Indexed {
+    pub revision: u64,
+    pub source: Value,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum SearchAsk {
+    Bulk(Vec<IndexItem>),
+    Probe,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum SearchAnswer {
+    Verdicts(Vec<ItemVerdict>),
+    Yes,
+    Failed(SearchError),
+}
+
+struct State {
+    rng: Rng,
+    faults: SearchFaults,
+    documents: BTreeMap<DocumentId, Indexed>,
+    history: History<SearchAsk, SearchAnswer>,
+}
+
+/// The index of the model. Clones are the same index.
+#[derive(Clone)]
+pub struct ModelSearch {
+    state: Arc<Mutex<State>>,
+    who: Arc<str>,
+}
+
+impl ModelSearch {
+    pub fn new(seed: u64, ticks: Ticks) -> Self {
+        let state = State {
+            rng: Rng::with_seed(seed),
+            faults: SearchFaults::default(),
+            documents: BTreeMap::new(),
+            history: History::new(ticks),
+        };
+        Self { state: Arc::new(Mutex::new(state)), who: "test".into() }
+    }
+
+    /// The same index, whose calls are recorded under this name.
+    pub fn seen_by(&self, who: &str) -> Self {
+        Self { who: who.into(), ..self.clone() }
+    }
+
+    /// Changes what goes wrong from now on.
+    pub fn faults(&self, change: impl FnOnce(&mut SearchFaults)) {
+        change(&mut self.lock().faults);
+    }
+
+    /// Down for this long.
+    pub fn down_for(&self, time: std::time::Duration) {
+        let until = Some(tokio::time::Instant::now() + time);
+        self.faults(|faults| {
+            faults.bulk.down_until = until;
+            faults.probe.down_until = until;
+        });
+    }
+
+    pub fn document(&self, id: &DocumentId) -> Option<Indexed> {
+        self.lock().documents.get(id).cloned()
+    }
+
+    pub fn documents(&self) -> BTreeMap<DocumentId, Indexed> {
+        self.lock().documents.clone()
+    }
+
+    pub fn calls(&self) -> Vec<Call<SearchAsk, SearchAnswer>> {
+        self.lock().history.calls.clone()
+    }
+
+    /// Never held across an await.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        ask: SearchAsk,
+        faults: impl FnOnce(&mut SearchFaults) -> &mut Faults,
+        act: impl FnOnce(&mut State, Fate) -> Result<T, SearchError> + Send + 'static,
+        answer: impl FnOnce(&T) -> SearchAnswer + Send + 'static,
+    ) -> Result<T, SearchError> {
+        let (call, drawn, goes_on) = {
+            let mut state = self.lock();
+            let state = &mut *state;
+            let drawn = faults(&mut state.faults).draw(&mut state.rng);
+            (state.history.ask(&self.who, ask), drawn, state.faults.outlive_callers)
+        };
+        let search = self.clone();
+        carry(goes_on, async move {
+            let unavailable = |why: &str| Err(SearchError::Unavailable(why.into()));
+            travel(drawn.there).await;
+            let reply = match drawn.fate {
+                Fate::FailBefore => unavailable("connection refused"),
+                Fate::Throttle => unavailable("429 es_rejected_execution_exception"),
+                Fate::Proceed | Fate::LoseReply => {
+                    let mut state = search.lock();
+                    let reply =
+                        if state.faults.no_alias { unavailable("alias missing") } else { act(&mut state, drawn.fate) };
+                    state.history.effect(call);
+                    reply
+                }
+            };
+            travel(drawn.back).await;
+            let reply = if drawn.fate == Fate::LoseReply { unavailable("connection reset") } else { reply };
+            let told = reply.as_ref().map_or_else(|error| SearchAnswer::Failed(error.clone()), answer);
+            search.lock().history.answer(call, told);
+            reply
+        })
+        .await
+    }
+}
+
+impl State {
+    fn bulk(&mut self, items: &[IndexItem], fate: Fate) -> Result<Vec<ItemVerdict>, SearchError> {
+        let refused = |why: &str| Err(SearchError::WholeRefused(why.into()));
+        if self.faults.most_items.is_some_and(|most| items.len() > most) {
+            return refused("413 request too large");
+        }
+        if items.iter().any(|item| self.faults.poison.contains(&item.document_id)) {
+            return refused("400 malformed request");
+        }
+        let reached = match fate {
+            Fate::LoseReply if self.faults.half_applied => self.rng.usize(0..items.len().max(1)),
+            Fate::LoseReply | Fate::Proceed | Fate::FailBefore | Fate::Throttle => items.len(),
+        };
+        Ok(items[..reached].iter().map(|item| self.write(item)).collect())
+    }
+
+    fn write(&mut self, item: &IndexItem) -> ItemVerdict {
+        if chance(&mut self.rng, self.faults.item_systemic) {
+            return ItemVerdict::Systemic("429 es_rejected_execution_exception".into());
+        }
+        if let Some(reason) = self.faults.refuse.get(&item.document_id) {
+            return ItemVerdict::Refused(reason.clone());
+        }
+        let Ok(source) = serde_json::from_slice::<Value>(&item.source) else {
+            return ItemVerdict::Refused("400 mapper_parsing_exception".into());
+        };
+        let newer = self.documents.get(&item.document_id).is_some_and(|held| held.revision > item.revision);
+        if !newer {
+            self.documents.insert(item.document_id.clone(), Indexed { revision: item.revision, source });
+        }
+        ItemVerdict::Durable
+    }
+}
+
+#[async_trait]
+impl Search for ModelSearch {
+    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemVerdict>, SearchError> {
+        let items = items.to_vec();
+        let write = {
+            let items = items.clone();
+            move |state: &mut State, fate| state.bulk(&items, fate)
+        };
+        let told = |verdicts: &Vec<ItemVerdict>| SearchAnswer::Verdicts(verdicts.clone());
+        self.call(SearchAsk::Bulk(items), |faults| &mut faults.bulk, write, told).await
+    }
+
+    async fn probe(&self) -> Result<(), SearchError> {
+        self.call(SearchAsk::Probe, |faults| &mut faults.probe, |_, _| Ok(()), |()| SearchAnswer::Yes).await
+    }
+}
