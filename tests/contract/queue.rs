@@ -246,15 +246,3 @@ async fn a_queue_that_is_not_there_is_missing(bed: &Bed) {
         assert!(matches!(error, QueueError::Missing(_)), "{error}");
     }
 }
-
-#[tokio::test]
-async fn nobody_at_the_other_end_is_unavailable_and_not_a_verdict_on_the_request() {
-    let shared = quittance::aws::load().await.into_builder().endpoint_url("http://127.0.0.1:9");
-    let shared = shared.region(aws_config::Region::new("us-east-1"));
-    let keys = aws_sdk_sqs::config::Credentials::new("k", "s", None, None, "test");
-    let shared = shared.credentials_provider(aws_sdk_sqs::config::SharedCredentialsProvider::new(keys)).build();
-    let queue = SqsQueue::new(sqs::settling_client(&shared), "http://127.0.0.1:9/000000000000/q");
-    let error = queue.facts().await.unwrap_err();
-    assert!(matches!(error, QueueError::Unavailable(_)), "{error}");
-    assert!(error.to_string().contains("onnect"), "the cause is named: {error}");
-}

@@ -84,10 +84,10 @@ impl OpenSearchIndex {
         let read_alias = self.read_alias();
         let reading = self.standing(&read_alias).await?;
         if reading == Standing::Index {
-            return Err(taken(&read_alias, &self.alias));
+            return Err(taken(&read_alias));
         }
         let index = match self.standing(&self.alias).await? {
-            Standing::Index => return Err(taken(&self.alias, &self.alias)),
+            Standing::Index => return Err(taken(&self.alias)),
             Standing::Alias { write: Some(index), .. } => {
                 steps.push(SetupStep::Present(format!("alias {} writes to index {index}", self.alias)));
                 index
@@ -191,7 +191,7 @@ impl OpenSearchIndex {
         // Looked up again: somebody else may have made it with the index.
         let definition = match self.standing(alias).await? {
             Standing::Alias { holders, .. } => holders.get(index).cloned(),
-            Standing::Index => return Err(taken(alias, &self.alias)),
+            Standing::Index => return Err(taken(alias)),
             Standing::Missing | Standing::Unreadable => None,
         };
         let filter = mapping::not_deleted();
@@ -247,10 +247,10 @@ impl OpenSearchIndex {
     }
 }
 
-fn taken(name: &str, alias: &str) -> SetupError {
+fn taken(name: &str) -> SetupError {
     SetupError::Names(format!(
-        "{name} is an index, and an alias of that name is needed: choose another name with OPENSEARCH_INDEX, or keep \
-         its documents under {alias}-v1 (POST /_reindex from {name}), delete index {name}, and run this again"
+        "{name} is an index, and an alias of that name is needed: choose other names with OPENSEARCH_INDEX, or, if \
+         nobody needs index {name}, delete it and run this again"
     ))
 }
 

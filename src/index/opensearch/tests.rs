@@ -1,6 +1,11 @@
+use std::future::pending;
 use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -238,8 +243,6 @@ async fn a_user_and_a_password_are_sent_and_never_shown() {
 
 #[tokio::test]
 async fn a_signed_request_names_region_and_service() {
-    use aws_credential_types::Credentials;
-    use aws_credential_types::provider::SharedCredentialsProvider;
     let (endpoint, mut heard) = server(http("200 OK", "", &created(&item("k")))).await;
     let sdk_config = SdkConfig::builder()
         .region(aws_config::Region::new("eu-central-1"))
@@ -264,5 +267,59 @@ fn an_index_name_is_one_that_opensearch_takes_and_that_names_one_index() {
         ["", "Files", "a,b", "a*", "a/b", "a b", "_all", "-a", "+a", ".", "..", "a:b", "a#b", "a\n", &"x".repeat(249)]
     {
         assert!(check_index_name(bad).is_err(), "{bad:?}");
+    }
+}
+
+/// Counts how often it is asked; without credentials it never answers.
+#[derive(Debug)]
+struct Provider {
+    asked: Arc<AtomicUsize>,
+    answers: bool,
+}
+
+impl ProvideCredentials for Provider {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        future::ProvideCredentials::new(async {
+            if !self.answers {
+                pending::<()>().await;
+            }
+            Ok(Credentials::new("AKID", "secret", None, None, "test"))
+        })
+    }
+}
+
+fn signing(endpoint: &str, answers: bool) -> (OpenSearchIndex, Arc<AtomicUsize>) {
+    let asked = Arc::default();
+    let provider = Provider { asked: Arc::clone(&asked), answers };
+    let sdk_config = SdkConfig::builder()
+        .region(aws_config::Region::new("eu-central-1"))
+        .credentials_provider(SharedCredentialsProvider::new(provider))
+        .build();
+    let auth = Auth::SigV4 { sdk_config: Box::new(sdk_config) };
+    (OpenSearchIndex::new(OpenSearchSettings { auth, ..settings(endpoint) }).unwrap(), asked)
+}
+
+#[tokio::test]
+async fn credentials_that_never_come_cost_one_request_timeout_too() {
+    let (endpoint, _heard) = server(http("200 OK", "", "{}")).await;
+    let (index, _) = signing(&endpoint, false);
+    let begun = Instant::now();
+    unavailable(index.bulk(&[item("k")]).await);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn credentials_are_kept_between_requests_and_asked_for_anew_after_a_403() {
+    for (status, questions) in [("200 OK", 1), ("403 Forbidden", 3)] {
+        let (endpoint, _heard) = server(http(status, "", &created(&item("k")))).await;
+        let (index, asked) = signing(&endpoint, true);
+        for _ in 0..3 {
+            index.bulk(&[item("k")]).await.ok();
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), questions, "{status}");
     }
 }
