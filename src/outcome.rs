@@ -243,7 +243,7 @@ impl Indexed {
 pub struct ChangeReport {
     /// Id of the work; none for a record that could not be read or was skipped.
     pub work_id: Option<WorkId>,
-    /// `bucket/key`; empty for a record that could not be read.
+    /// The key, decoded; empty for a record that could not be read.
     pub key: String,
     /// Its outcome.
     pub outcome: Outcome,

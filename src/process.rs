@@ -150,26 +150,22 @@ impl Processor {
                     Err(Halt::With(outcome)) => (outcome, Indexed::None),
                     Err(Halt::Stopped) => return Err(Stopped),
                 };
-                report(Some(job.work_id), place(&change.bucket, &change.key), outcome, indexed)
+                report(Some(job.work_id), change.key.clone(), outcome, indexed)
             }
-            Judged::Skip { bucket, key, reason } => {
-                report(None, place(&bucket, &key), Outcome::Skip(SkipReason::Event(reason)), Indexed::None)
+            Judged::Skip { key, reason, .. } => {
+                report(None, key, Outcome::Skip(SkipReason::Event(reason)), Indexed::None)
             }
             Judged::NotAllowed { change, detail } => {
                 let document_id = DocumentId::of(&self.namespace, &change.bucket, &change.key);
                 let work_id = WorkId::of(&document_id, &change);
                 let outcome = Outcome::Reject(RejectReason::NotAllowed(detail));
-                report(Some(work_id), place(&change.bucket, &change.key), outcome, Indexed::None)
+                report(Some(work_id), change.key, outcome, Indexed::None)
             }
             Judged::Malformed { detail } => {
                 report(None, String::new(), Outcome::Reject(RejectReason::Malformed(detail)), Indexed::None)
             }
         })
     }
-}
-
-fn place(bucket: &str, key: &str) -> String {
-    format!("{bucket}/{key}")
 }
 
 /// One change being worked on.

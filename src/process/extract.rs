@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 
 pub use limits::{LimitBroken, LimitKind, Limits};
-pub use read::{extract_bytes, extract_file};
+pub use read::{FileError, extract_bytes, extract_file};
 pub use sandbox::child_main;
 
 /// Name and version of this extractor, as records carry it. Raised when the same bytes would
@@ -124,7 +124,7 @@ pub trait Extract: Send + Sync + 'static {
 /// How children are run.
 #[derive(Clone, Debug)]
 pub struct ChildSettings {
-    /// The program; `/proc/self/exe` stays the running version while a deploy replaces the file.
+    /// The program, by its absolute path (children run in `/`); `/proc/self/exe` stays the running version while a deploy replaces the file.
     pub program: PathBuf,
     /// Its only argument, [`CHILD_ARG`].
     pub arg: &'static str,
