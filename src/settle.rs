@@ -20,14 +20,16 @@ use crate::clock::rfc3339;
 use crate::dead_letter::{DeadLetters, Origin};
 use crate::events::{self, Event};
 use crate::heartbeat::{Beat, Span};
-use crate::lease::{Admission, Lease, LeaseNumber, Permit, Settled, Term, Word};
-use crate::message::{Message, ReceiptHandle};
-use crate::outcome::{Indexed, Judgement, OutcomeName, Rules, Verdict};
-use crate::queue::{EntryReply, Queue, QueueError, Refusal, SQS_MAX_BATCH, SQS_MAX_VISIBILITY};
+use crate::lease::{Admission, Lease, LeaseNumber, Settled, Term, Word};
+use crate::message::Message;
+use crate::outcome::{Judgement, Outcome, OutcomeName, Rules, Settlement, Verdict};
+use crate::queue::{EntryReply, Queue, QueueError, SQS_MAX_BATCH, SQS_MAX_VISIBILITY};
 use crate::retry::Jitter;
 
+mod held;
 mod prepare;
 
+use held::{CAPPED, Final, Held, Last, Phase, Reply, end_term, entry, settled_line};
 use prepare::{Prepared, prepare};
 
 /// How long a delete waits for nine others before it goes alone.
@@ -73,51 +75,6 @@ impl SettlerBroken {
     }
 }
 
-/// What SQS is asked for at the end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Last {
-    Delete,
-    Return(Duration),
-}
-
-/// A receipt whose fate is decided.
-struct Final {
-    last: Last,
-    end: End,
-    ready_at: Instant,
-    tries: u32,
-    /// Refused in a batch: goes alone from now on.
-    alone: bool,
-    /// The lease is over but the work is finished: one delete, whatever the time.
-    late: bool,
-}
-
-enum Phase {
-    /// The guard's scope is open.
-    Working,
-    /// Attempts are read and written, a dead letter is sent.
-    Preparing,
-    /// Only SQS's answer is missing.
-    Final(Final),
-}
-
-/// A receipt in the settler's hands.
-struct Held {
-    receipt: ReceiptNumber,
-    message: Arc<Message>,
-    handle: ReceiptHandle,
-    receive_count: u32,
-    taken_on: Instant,
-    span: Span,
-    term: Arc<Term>,
-    busy: bool,
-    phase: Phase,
-    judgement: Judgement,
-    outcome: OutcomeName,
-    reason: Option<String>,
-    permit: Option<Permit>,
-}
-
 /// A call that has come back.
 enum Ended {
     Extended { numbers: Vec<(LeaseNumber, ReceiptNumber, Duration)>, sent: Instant, replies: Replies },
@@ -126,9 +83,6 @@ enum Ended {
 }
 
 type Replies = Result<Vec<EntryReply>, QueueError>;
-
-/// Twelve hours are over: the work cannot be finished within any lease (design §4).
-const CAPPED: &str = "held for SQS's 12 hours";
 
 /// The task.
 pub struct Settler {
@@ -243,11 +197,9 @@ impl Settler {
         let finished = held.judgement.verdict.is_finished();
         let quick = match &held.judgement.verdict {
             Verdict::Judged(outcome) => match outcome {
-                crate::outcome::Outcome::Retry(reason) => reason.is_systemic(),
-                crate::outcome::Outcome::Reject(_) => false,
-                crate::outcome::Outcome::Done
-                | crate::outcome::Outcome::Superseded
-                | crate::outcome::Outcome::Skip(_) => true,
+                Outcome::Retry(reason) => reason.is_systemic(),
+                Outcome::Reject(_) => false,
+                Outcome::Done | Outcome::Superseded | Outcome::Skip(_) => true,
             },
             Verdict::Panicked(_) => false,
             Verdict::Cancelled => !capped,
@@ -257,16 +209,14 @@ impl Settler {
             held.outcome = plan.outcome;
             held.reason = plan.reason;
             let (last, end) = match plan.settlement {
-                crate::outcome::Settlement::Return(delay) => (Last::Return(delay), End::Returned),
-                crate::outcome::Settlement::Delete | crate::outcome::Settlement::DeadLetter(..) => {
-                    (Last::Delete, End::Deleted)
-                }
+                Settlement::Return(delay) => (Last::Return(delay), End::Returned),
+                Settlement::Delete | Settlement::DeadLetter(..) => (Last::Delete, End::Deleted),
             };
             if lost && !finished {
                 return self.conclude(number, End::LeaseLost); // never returned, never dead-lettered
             }
             let end = if lost { End::LeaseLost } else { end };
-            held.phase = Phase::Final(Final { last, end, ready_at: now, tries: 0, alone: false, late: lost });
+            held.phase = Phase::Final(Final::new(last, end, now, lost));
             return;
         }
         held.phase = Phase::Preparing;
@@ -449,7 +399,7 @@ impl Settler {
         };
         // An acknowledged DLQ send is finished work: one delete even if the lease ended meanwhile, or there are two copies.
         let late = now >= held.span.deadline && last == Last::Delete;
-        held.phase = Phase::Final(Final { last, end, ready_at: now, tries: 0, alone: false, late });
+        held.phase = Phase::Final(Final::new(last, end, now, late));
     }
 
     fn hear_extended(
@@ -493,25 +443,27 @@ impl Settler {
                 self.conclude(number, end);
             }
             Reply::Refused(refusal) if refusal.sender_fault => {
-                held.reason = Some(format!("SQS refused: {}", refusal.code));
-                held.span.deadline = Instant::now();
+                last.trouble = format!("SQS refused: {}", refusal.code);
                 self.give_up(number);
             }
             Reply::Refused(refusal) => {
+                last.trouble = format!("SQS refused: {}", refusal.code);
                 last.alone = true;
                 last.ready_at = again;
-                held.reason.get_or_insert(format!("SQS refused: {}", refusal.code));
             }
-            Reply::Unknown(_) => last.ready_at = again,
+            Reply::Unknown(trouble) => {
+                last.trouble = trouble;
+                last.ready_at = again;
+            }
         }
     }
 
     /// The lease is over and SQS has not acknowledged.
     fn give_up(&mut self, number: LeaseNumber) {
         let Some(held) = self.held.get(&number) else { return };
-        if let Phase::Final(Final { last: Last::Delete, tries, .. }) = held.phase {
-            let detail = held.reason.clone().unwrap_or_else(|| "not acknowledged by the end of the lease".into());
-            events::DeleteFailed { message_id: held.message.id.0.clone(), tries, detail }.emit();
+        if let Phase::Final(Final { last: Last::Delete, tries, trouble, .. }) = &held.phase {
+            let (message_id, detail) = (held.message.id.0.clone(), trouble.clone());
+            events::DeleteFailed { message_id, tries: *tries, detail }.emit();
         }
         self.conclude(number, End::LeaseLost);
     }
@@ -522,50 +474,6 @@ impl Settler {
         self.desk.books.settled(held.receipt, end, held.outcome);
         settled_line(&held, end, held.outcome, held.reason.clone()).emit();
         drop(held.permit);
-    }
-}
-
-fn end_term(held: &mut Held, why: &'static str) {
-    held.term.end(why);
-    events::LeaseLost { message_id: held.message.id.0.clone(), detail: why.to_owned() }.emit();
-}
-
-fn settled_line(held: &Held, end: End, outcome: OutcomeName, reason: Option<String>) -> events::MessageSettled {
-    let reports = &held.judgement.reports;
-    events::MessageSettled {
-        message_id: held.message.id.0.clone(),
-        receive_count: held.receive_count,
-        outcome: outcome.as_str(),
-        settlement: end.as_str(),
-        reason,
-        work_ids: reports
-            .iter()
-            .filter_map(|report| report.work_id.as_ref())
-            .map(|id| id.as_str().to_owned())
-            .collect(),
-        keys: reports.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
-        held_ms: u64::try_from(held.taken_on.elapsed().as_millis()).unwrap_or(u64::MAX),
-        index: reports.iter().map(|report| report.indexed).max().unwrap_or(Indexed::None).as_str(),
-        original_message_id: Origin::of(&held.message).map(|origin| origin.message_id),
-    }
-}
-
-/// What a call said of one receipt.
-enum Reply {
-    Done,
-    Refused(Refusal),
-    Unknown(String),
-}
-
-/// A batch reply read entry by entry: what is not there was not acknowledged.
-fn entry(replies: &Replies, position: usize) -> Reply {
-    match replies {
-        Err(error) => Reply::Unknown(error.to_string()),
-        Ok(replies) => match replies.get(position) {
-            Some(Ok(())) => Reply::Done,
-            Some(Err(refusal)) => Reply::Refused(refusal.clone()),
-            None => Reply::Unknown("no reply for this entry".into()),
-        },
     }
 }
 
