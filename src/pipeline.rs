@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::books::{Books, BooksLine};
 use crate::events::{self, Event};
@@ -180,18 +180,19 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
     ended
 }
 
-/// The task of one receipt: holds the lease, awaits the work spawned inside it.
-async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, abandon: CancellationToken) {
+/// The task of one receipt: holds the lease, awaits the work spawned inside it. Public for the tests that cut it short.
+pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, abandon: CancellationToken) {
     let Some(permit) = lease.permit() else { return };
     let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
     let progress = Arc::new(Progress::default());
-    let mut work = tokio::spawn({
+    // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
+    let mut work = AbortOnDropHandle::new(tokio::spawn({
         let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
         async move {
             let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new(permit) };
             processor.message(&message, &scope, &progress).await
         }
-    });
+    }));
     let ended = tokio::select! {
         biased;
         ended = &mut work => ended,
@@ -215,7 +216,7 @@ async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, aband
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.
-async fn stopped<T>(work: tokio::task::JoinHandle<T>) -> Result<T, JoinError> {
+async fn stopped<T>(work: AbortOnDropHandle<T>) -> Result<T, JoinError> {
     work.abort();
     work.await
 }

@@ -242,8 +242,10 @@ impl Settler {
                 }
             }
             Ended::Finished { numbers, replies } => {
+                // One instant for all: what failed together is asked again together.
+                let again = Instant::now() + self.desk.jitter.half_to_one(TRY_AGAIN);
                 for (position, number) in numbers.into_iter().enumerate() {
-                    self.hear_final(number, entry(&replies, position));
+                    self.hear_final(number, entry(&replies, position), again);
                 }
             }
         }
@@ -306,8 +308,7 @@ impl Settler {
         }
     }
 
-    fn hear_final(&mut self, number: LeaseNumber, reply: Reply) {
-        let again = Instant::now() + self.desk.jitter.half_to_one(TRY_AGAIN);
+    fn hear_final(&mut self, number: LeaseNumber, reply: Reply, again: Instant) {
         let Some(held) = self.held.get_mut(&number) else { return };
         held.busy = false;
         let Phase::Final(last) = &mut held.phase else { return };
