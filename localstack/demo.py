@@ -91,11 +91,15 @@ class Demo:
         eventually("the queue is empty (visible, in flight, delayed)",
                    lambda: ((depth := self.sqs.depth(queue)) == (0, 0, 0), depth), seconds, self.worker)
 
+    def named(self, keys):
+        """Keys of the source bucket as the worker names them, with or without the bucket in front."""
+        return [key.removeprefix(self.world["SOURCE_BUCKETS"] + "/") for key in keys or []]
+
     def settled(self, keys):
         """Waits for the settlement line of each key; returns key -> fact."""
         def probe():
-            facts = {key: fact for fact in self.worker.facts("message_settled") for key in fact.get("keys") or []
-                     if key in keys}
+            facts = {key: fact for fact in self.worker.facts("message_settled")
+                     for key in self.named(fact.get("keys")) if key in keys}
             return len(facts) == len(keys), facts
         return eventually(f"a message_settled line for each of {len(keys)} files", probe, 60, self.worker)
 
@@ -248,7 +252,7 @@ class Demo:
             reasons[note["reason"]] = (note, message["Body"])
             line(f"DLQ: reason {note['reason']}, detail {note.get('detail')!r}, keys {note.get('keys')}")
         check(set(reasons) == {"too_large", "malformed"}, "they are in the DLQ with their reasons", str(set(reasons)))
-        check(reasons["malformed"][1] == MALFORMED and large in (reasons["too_large"][0].get("keys") or []),
+        check(reasons["malformed"][1] == MALFORMED and large in self.named(reasons["too_large"][0].get("keys")),
               "the malformed body is unchanged, the large file is named", str(reasons))
 
     def drain(self):

@@ -16,9 +16,8 @@ built_worker() { # where cargo puts it: CARGO_TARGET_DIR and configuration files
   printf '%s/debug/worker\n' "$(cargo metadata --locked --no-deps --format-version 1 |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"
 }
-demo() {
-  cargo build --locked --bin worker
-  WORKER_BIN=$(built_worker) "$stack" demo
+demo() { # chained, as `set -e` is off inside of an `if`
+  cargo build --locked --bin worker && WORKER_BIN=$(built_worker) "$stack" demo
 }
 
 step "what has to be here"               "$stack" check

@@ -6,7 +6,7 @@
 //! acknowledged is booked). Runs on a thread of its own with its own SDK client, so that starved work loses no lease.
 //! Knows no files, no records, no index.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,19 +19,20 @@ use crate::books::{Books, End, ReceiptNumber};
 use crate::clock::rfc3339;
 use crate::dead_letter::{DeadLetters, Origin};
 use crate::events::{self, Event};
-use crate::heartbeat::{Beat, Span};
-use crate::lease::{Admission, Lease, LeaseNumber, Permit, Settled, Term, Word};
-use crate::message::{Message, ReceiptHandle};
-use crate::outcome::{Indexed, Judgement, OutcomeName, Rules, Verdict};
-use crate::queue::{EntryReply, Queue, QueueError, Refusal, SQS_MAX_BATCH, SQS_MAX_VISIBILITY};
+use crate::heartbeat::Span;
+use crate::lease::{Admission, Lease, LeaseNumber, Settled, Term, Word};
+use crate::message::Message;
+use crate::outcome::{Judgement, Outcome, OutcomeName, Rules, Settlement, Verdict};
+use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
 
+mod calls;
+mod held;
 mod prepare;
 
+use held::{CAPPED, Final, Held, Last, Phase, Reply, end_term, entry, settled_line};
 use prepare::{Prepared, prepare};
 
-/// How long a delete waits for nine others before it goes alone.
-const LINGER: Duration = Duration::from_millis(5);
 /// A failed extension, delete or return is tried again after [½, 1) of this.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Longest single call to SQS; shorter for short leases, so that a failed one leaves time for another.
@@ -73,51 +74,6 @@ impl SettlerBroken {
     }
 }
 
-/// What SQS is asked for at the end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Last {
-    Delete,
-    Return(Duration),
-}
-
-/// A receipt whose fate is decided.
-struct Final {
-    last: Last,
-    end: End,
-    ready_at: Instant,
-    tries: u32,
-    /// Refused in a batch: goes alone from now on.
-    alone: bool,
-    /// The lease is over but the work is finished: one delete, whatever the time.
-    late: bool,
-}
-
-enum Phase {
-    /// The guard's scope is open.
-    Working,
-    /// Attempts are read and written, a dead letter is sent.
-    Preparing,
-    /// Only SQS's answer is missing.
-    Final(Final),
-}
-
-/// A receipt in the settler's hands.
-struct Held {
-    receipt: ReceiptNumber,
-    message: Arc<Message>,
-    handle: ReceiptHandle,
-    receive_count: u32,
-    taken_on: Instant,
-    span: Span,
-    term: Arc<Term>,
-    busy: bool,
-    phase: Phase,
-    judgement: Judgement,
-    outcome: OutcomeName,
-    reason: Option<String>,
-    permit: Option<Permit>,
-}
-
 /// A call that has come back.
 enum Ended {
     Extended { numbers: Vec<(LeaseNumber, ReceiptNumber, Duration)>, sent: Instant, replies: Replies },
@@ -126,9 +82,6 @@ enum Ended {
 }
 
 type Replies = Result<Vec<EntryReply>, QueueError>;
-
-/// Twelve hours are over: the work cannot be finished within any lease (design §4).
-const CAPPED: &str = "held for SQS's 12 hours";
 
 /// The task.
 pub struct Settler {
@@ -243,11 +196,9 @@ impl Settler {
         let finished = held.judgement.verdict.is_finished();
         let quick = match &held.judgement.verdict {
             Verdict::Judged(outcome) => match outcome {
-                crate::outcome::Outcome::Retry(reason) => reason.is_systemic(),
-                crate::outcome::Outcome::Reject(_) => false,
-                crate::outcome::Outcome::Done
-                | crate::outcome::Outcome::Superseded
-                | crate::outcome::Outcome::Skip(_) => true,
+                Outcome::Retry(reason) => reason.is_systemic(),
+                Outcome::Reject(_) => false,
+                Outcome::Done | Outcome::Superseded | Outcome::Skip(_) => true,
             },
             Verdict::Panicked(_) => false,
             Verdict::Cancelled => !capped,
@@ -257,16 +208,14 @@ impl Settler {
             held.outcome = plan.outcome;
             held.reason = plan.reason;
             let (last, end) = match plan.settlement {
-                crate::outcome::Settlement::Return(delay) => (Last::Return(delay), End::Returned),
-                crate::outcome::Settlement::Delete | crate::outcome::Settlement::DeadLetter(..) => {
-                    (Last::Delete, End::Deleted)
-                }
+                Settlement::Return(delay) => (Last::Return(delay), End::Returned),
+                Settlement::Delete | Settlement::DeadLetter(..) => (Last::Delete, End::Deleted),
             };
             if lost && !finished {
                 return self.conclude(number, End::LeaseLost); // never returned, never dead-lettered
             }
             let end = if lost { End::LeaseLost } else { end };
-            held.phase = Phase::Final(Final { last, end, ready_at: now, tries: 0, alone: false, late: lost });
+            held.phase = Phase::Final(Final::new(last, end, now, lost));
             return;
         }
         held.phase = Phase::Preparing;
@@ -279,133 +228,6 @@ impl Settler {
             capped,
         );
         self.calls.spawn(async move { Ended::Prepared(number, work.await) });
-    }
-
-    /// Starts every call that is due and says when to look again.
-    fn act(&mut self, now: Instant) -> Instant {
-        let mut wake = now + Duration::from_secs(3600);
-        let mut extend = Vec::new();
-        let mut finals = Vec::new();
-        let mut over = Vec::new();
-        let nearly = self.desk.visibility / 12; // leases due soon ride along in the same batch
-        for (number, held) in &mut self.held {
-            match &held.phase {
-                Phase::Working | Phase::Preparing => {
-                    if held.term.why_ended().is_some() {
-                        continue; // the work is on its way out; its word will come
-                    }
-                    match held.span.beat(now, self.desk.visibility) {
-                        Beat::Lost => end_term(held, "the lease ended"),
-                        Beat::Capped => end_term(held, CAPPED),
-                        Beat::Wait(until) => {
-                            wake = wake.min(until);
-                            if !held.busy
-                                && let Beat::Extend(granted) = held.span.beat(now + nearly, self.desk.visibility)
-                            {
-                                extend.push((*number, granted, false));
-                            }
-                        }
-                        Beat::Extend(_) if held.busy => wake = wake.min(held.span.deadline),
-                        Beat::Extend(granted) => extend.push((*number, granted, true)),
-                    }
-                }
-                Phase::Final(last) => {
-                    if held.busy {
-                        continue;
-                    }
-                    if now >= held.span.deadline && !(last.late && last.tries == 0) {
-                        over.push(*number);
-                    } else if now >= last.ready_at {
-                        finals.push(*number);
-                    } else {
-                        wake = wake.min(last.ready_at).min(held.span.deadline);
-                    }
-                }
-            }
-        }
-        for number in over {
-            self.give_up(number);
-        }
-        if extend.iter().any(|(_, _, due)| *due) {
-            self.extend(extend, now);
-        }
-        self.finish(finals, now).map_or(wake, |later| wake.min(later))
-    }
-
-    fn extend(&mut self, due: Vec<(LeaseNumber, Duration, bool)>, now: Instant) {
-        for chunk in due.chunks(SQS_MAX_BATCH) {
-            let mut entries = Vec::with_capacity(chunk.len());
-            let mut numbers = Vec::with_capacity(chunk.len());
-            for (number, granted, _) in chunk {
-                if let Some(held) = self.held.get_mut(number) {
-                    held.busy = true;
-                    entries.push((held.handle.clone(), *granted));
-                    numbers.push((*number, held.receipt, *granted));
-                }
-            }
-            let desk = Arc::clone(&self.desk);
-            self.calls.spawn(async move {
-                let replies = within(desk.call_limit(), desk.queue.change_visibility(&entries)).await;
-                Ended::Extended { numbers, sent: now, replies }
-            });
-        }
-    }
-
-    /// Sends deletes and returns in batches; says when the first waiting batch is due.
-    fn finish(&mut self, ready: Vec<LeaseNumber>, now: Instant) -> Option<Instant> {
-        let (mut deletes, mut returns, mut alone) = (VecDeque::new(), VecDeque::new(), Vec::new());
-        let mut later = None;
-        for number in ready {
-            let Some(Phase::Final(last)) = self.held.get(&number).map(|held| &held.phase) else { continue };
-            match last.last {
-                _ if last.alone => alone.push(number),
-                Last::Delete => deletes.push_back((number, last.ready_at)),
-                Last::Return(_) => returns.push_back((number, last.ready_at)),
-            }
-        }
-        for mut waiting in [deletes, returns] {
-            while let Some((_, oldest)) = waiting.front() {
-                let full = waiting.len() >= SQS_MAX_BATCH;
-                if !full && self.listening && now < *oldest + LINGER {
-                    let due = *oldest + LINGER;
-                    later = Some(later.map_or(due, |other: Instant| other.min(due)));
-                    break;
-                }
-                let batch = waiting.drain(..waiting.len().min(SQS_MAX_BATCH)).map(|(number, _)| number).collect();
-                self.send_final(batch, now);
-            }
-        }
-        for number in alone {
-            self.send_final(vec![number], now);
-        }
-        later
-    }
-
-    /// One call; all of `numbers` are deletes, or all are returns.
-    fn send_final(&mut self, numbers: Vec<LeaseNumber>, now: Instant) {
-        let mut handles = Vec::with_capacity(numbers.len());
-        let mut delays = Vec::new();
-        for number in &numbers {
-            let Some(held) = self.held.get_mut(number) else { continue };
-            let Phase::Final(last) = &mut held.phase else { continue };
-            last.tries += 1;
-            held.busy = true;
-            if let Last::Return(delay) = last.last {
-                let room = SQS_MAX_VISIBILITY.saturating_sub(now.saturating_duration_since(held.span.first));
-                delays.push(delay.min(room.saturating_sub(Duration::from_secs(1))));
-            }
-            handles.push(held.handle.clone());
-        }
-        let desk = Arc::clone(&self.desk);
-        self.calls.spawn(async move {
-            let replies = if delays.is_empty() {
-                within(desk.call_limit(), desk.queue.delete(&handles)).await
-            } else {
-                let entries: Vec<_> = handles.into_iter().zip(delays).collect();
-                within(desk.call_limit(), desk.queue.change_visibility(&entries)).await
-            };
-            Ended::Finished { numbers, replies }
-        });
     }
 
     fn hear_end(&mut self, ended: Ended) {
@@ -449,7 +271,7 @@ impl Settler {
         };
         // An acknowledged DLQ send is finished work: one delete even if the lease ended meanwhile, or there are two copies.
         let late = now >= held.span.deadline && last == Last::Delete;
-        held.phase = Phase::Final(Final { last, end, ready_at: now, tries: 0, alone: false, late });
+        held.phase = Phase::Final(Final::new(last, end, now, late));
     }
 
     fn hear_extended(
@@ -474,8 +296,10 @@ impl Settler {
             // SQS says that the receipt is not ours: no time will bring it back.
             Reply::Refused(refusal) if refusal.sender_fault => {
                 held.span.deadline = sent;
-                if matches!(held.phase, Phase::Working | Phase::Preparing) {
-                    end_term(held, "SQS refused the extension");
+                match &mut held.phase {
+                    Phase::Working | Phase::Preparing => end_term(held, "SQS refused the extension"),
+                    // Finished work is deleted all the same, once (design §4, "lease lost").
+                    Phase::Final(last) => last.late |= last.last == Last::Delete,
                 }
             }
             Reply::Refused(_) | Reply::Unknown(_) => held.span.retry_at(again),
@@ -493,25 +317,27 @@ impl Settler {
                 self.conclude(number, end);
             }
             Reply::Refused(refusal) if refusal.sender_fault => {
-                held.reason = Some(format!("SQS refused: {}", refusal.code));
-                held.span.deadline = Instant::now();
+                last.trouble = format!("SQS refused: {}", refusal.code);
                 self.give_up(number);
             }
             Reply::Refused(refusal) => {
+                last.trouble = format!("SQS refused: {}", refusal.code);
                 last.alone = true;
                 last.ready_at = again;
-                held.reason.get_or_insert(format!("SQS refused: {}", refusal.code));
             }
-            Reply::Unknown(_) => last.ready_at = again,
+            Reply::Unknown(trouble) => {
+                last.trouble = trouble;
+                last.ready_at = again;
+            }
         }
     }
 
     /// The lease is over and SQS has not acknowledged.
     fn give_up(&mut self, number: LeaseNumber) {
         let Some(held) = self.held.get(&number) else { return };
-        if let Phase::Final(Final { last: Last::Delete, tries, .. }) = held.phase {
-            let detail = held.reason.clone().unwrap_or_else(|| "not acknowledged by the end of the lease".into());
-            events::DeleteFailed { message_id: held.message.id.0.clone(), tries, detail }.emit();
+        if let Phase::Final(Final { last: Last::Delete, tries, trouble, .. }) = &held.phase {
+            let (message_id, detail) = (held.message.id.0.clone(), trouble.clone());
+            events::DeleteFailed { message_id, tries: *tries, detail }.emit();
         }
         self.conclude(number, End::LeaseLost);
     }
@@ -522,56 +348,5 @@ impl Settler {
         self.desk.books.settled(held.receipt, end, held.outcome);
         settled_line(&held, end, held.outcome, held.reason.clone()).emit();
         drop(held.permit);
-    }
-}
-
-fn end_term(held: &mut Held, why: &'static str) {
-    held.term.end(why);
-    events::LeaseLost { message_id: held.message.id.0.clone(), detail: why.to_owned() }.emit();
-}
-
-fn settled_line(held: &Held, end: End, outcome: OutcomeName, reason: Option<String>) -> events::MessageSettled {
-    let reports = &held.judgement.reports;
-    events::MessageSettled {
-        message_id: held.message.id.0.clone(),
-        receive_count: held.receive_count,
-        outcome: outcome.as_str(),
-        settlement: end.as_str(),
-        reason,
-        work_ids: reports
-            .iter()
-            .filter_map(|report| report.work_id.as_ref())
-            .map(|id| id.as_str().to_owned())
-            .collect(),
-        keys: reports.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
-        held_ms: u64::try_from(held.taken_on.elapsed().as_millis()).unwrap_or(u64::MAX),
-        index: reports.iter().map(|report| report.indexed).max().unwrap_or(Indexed::None).as_str(),
-        original_message_id: Origin::of(&held.message).map(|origin| origin.message_id),
-    }
-}
-
-/// What a call said of one receipt.
-enum Reply {
-    Done,
-    Refused(Refusal),
-    Unknown(String),
-}
-
-/// A batch reply read entry by entry: what is not there was not acknowledged.
-fn entry(replies: &Replies, position: usize) -> Reply {
-    match replies {
-        Err(error) => Reply::Unknown(error.to_string()),
-        Ok(replies) => match replies.get(position) {
-            Some(Ok(())) => Reply::Done,
-            Some(Err(refusal)) => Reply::Refused(refusal.clone()),
-            None => Reply::Unknown("no reply for this entry".into()),
-        },
-    }
-}
-
-async fn within(limit: Duration, call: impl Future<Output = Replies>) -> Replies {
-    match tokio::time::timeout(limit, call).await {
-        Ok(replies) => replies,
-        Err(_) => Err(QueueError::Unavailable(format!("no answer within {limit:?}"))),
     }
 }

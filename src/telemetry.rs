@@ -167,8 +167,8 @@ mod tests {
         let identity = Identity { run_id: "r".into(), namespace: "n".into() };
         let lines = Lines { format, identity, write: move |line: &str| into.lock().unwrap().push_str(line) };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
-        let text = written.lock().unwrap().clone();
-        text
+        let written = written.lock().unwrap();
+        written.clone()
     }
 
     #[test]

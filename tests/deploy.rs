@@ -2,6 +2,9 @@
 //!
 //! The sample environment file is in `tests/config.rs`, beside the settings it explains.
 
+// Clippy exempts test functions only, not the functions they share.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
@@ -181,6 +184,18 @@ fn the_policy_grants_no_wildcard() {
             assert!(resource.starts_with("arn:aws:") && !owner.contains('*'), "{resource}");
         }
     }
+}
+
+#[test]
+fn deleting_objects_is_granted_by_one_statement_only() {
+    // The denial would hide a second one: a policy must not lean on it.
+    let grants: Vec<_> = statements()
+        .iter()
+        .filter(|statement| statement["Effect"] == "Allow")
+        .filter(|statement| texts(&statement["Action"]).iter().any(|action| action.starts_with("s3:Delete")))
+        .map(|statement| statement["Sid"].clone())
+        .collect();
+    assert_eq!(grants, ["RemoveWhatIsReplayed"]);
 }
 
 #[test]

@@ -11,8 +11,11 @@ use quittance::index::{IndexItem, ItemVerdict, Search, SearchError};
 use quittance::message::{DocumentId, Namespace};
 use serde_json::{Value, json};
 
+#[path = "search_contract/model.rs"]
+mod model;
 #[path = "search_contract/real.rs"]
 mod real;
+mod sim;
 
 /// The two ways in which an index stops taking writes.
 #[derive(Clone, Copy, Debug)]
@@ -181,4 +184,5 @@ macro_rules! contract {
     };
 }
 
+contract!(on_the_model, model::ModelBench::new(),);
 contract!(on_opensearch, real::RealBench::new(), #[ignore = "needs the local stack: make test"]);

@@ -107,4 +107,4 @@ class Worker:
         if not os.path.exists(self.log_path):
             return ""
         with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            return "".join(f"   | {one[:600].rstrip()}\n" for one in log.readlines()[-lines:])
+            return "".join(f"   | {one[:400].rstrip()}\n" for one in log.readlines()[-lines:])

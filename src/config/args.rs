@@ -126,8 +126,8 @@ pub struct Args {
     #[arg(long, env = "TENANT_FROM", value_name = "WHERE", global = true, help_heading = "Work")]
     pub tenant_from: Option<String>,
 
-    /// Replay parked documents in the worker: true or false; default true, which differs from the older default
-    /// (false: nothing was replayed unless asked for).
+    /// Replay parked documents in the worker: true or false; default true, which differs from the older
+    /// default, false.
     #[arg(long = "replay", env = "ENABLE_FAILED_RETRY", value_name = "BOOL", global = true, help_heading = "Replay")]
     pub replay: Option<String>,
 
@@ -212,7 +212,7 @@ Exit codes:
   78  bad configuration: all mistakes are listed, each with its fix";
 
 impl Args {
-    /// Reads a command line. The environment is not looked at here: see [`command`].
+    /// Reads a command line. The environment is looked at later, by the conversion.
     ///
     /// The error is clap's, also for `--help` and `--version`: print it, and leave with
     /// [`exit::of_usage`](super::exit::of_usage).

@@ -63,6 +63,7 @@ pub struct Hints {
 pub struct Extraction {
     /// Lower case, without parameters; `application/octet-stream` when nothing is known.
     pub mime_type: String,
+    /// From the file itself, one line.
     pub title: Option<String>,
     /// At most `max_text_bytes` bytes of UTF-8; `None` when the format has no text for us.
     pub content: Option<String>,
@@ -101,17 +102,31 @@ pub type Keep = Arc<dyn Any + Send + Sync>;
 pub enum ExtractFailure {
     /// The child ended by itself without an answer, after it had begun on the file.
     #[error("extraction child crashed: {detail}")]
-    Crashed { detail: String },
+    Crashed {
+        /// How it ended, and the end of its stderr.
+        detail: String,
+    },
     /// The child was killed at its deadline.
     #[error("extraction child ran longer than {} ms", after.as_millis())]
-    TimedOut { after: Duration },
+    TimedOut {
+        /// The deadline.
+        after: Duration,
+    },
     /// A limit on this file's cost was broken; `which` is the word for the dead-letter's detail.
     #[error("{which} limit broken: {detail}")]
-    Limit { which: LimitKind, detail: String },
+    Limit {
+        /// Which one.
+        which: LimitKind,
+        /// A sentence.
+        detail: String,
+    },
     /// The child never began on the file: no binary, another program, no memory, no descriptors,
     /// the temp file gone. Says nothing about the file: systemic.
     #[error("extraction child unavailable: {detail}")]
-    Unavailable { detail: String },
+    Unavailable {
+        /// A sentence.
+        detail: String,
+    },
 }
 
 /// The port: how the critical path has a file read.

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CAPPED, Desk};
+use super::Desk;
+use super::held::CAPPED;
 use crate::attempts::Seen;
 use crate::books::End;
 use crate::events::{self, Event};

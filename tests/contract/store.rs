@@ -154,6 +154,8 @@ async fn keys_come_back_byte_for_byte(bed: &Bed) {
             "keys/a b",
             "keys/a%20b",
             "keys/line\nbreak",
+            "keys/carriage\rreturn", // XML would make it a line feed
+            "keys/bell\u{7}",        // XML cannot hold it
             "keys/<&>'\"",
             "keys/emoji-😀",
             "keys/emoji-～",   // after 😀 in UTF-16, before it in UTF-8

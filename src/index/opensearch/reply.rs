@@ -62,6 +62,9 @@ pub(super) fn classify(status: u16, body: &[u8], asked: &[DocumentId]) -> Result
         400 if whole_error(body).is_some_and(|error| !sick(&error)) => {
             Err(SearchError::WholeRefused(whole_trouble(status, body)))
         }
+        429 if whole_error(body).is_some_and(|error| never_fits(&error)) => {
+            Err(SearchError::WholeRefused(whole_trouble(status, body)))
+        }
         // A 400 that is not OpenSearch's (https spoken to an http port) says nothing about any document: bisected,
         // it would condemn them all.
         _ => Err(SearchError::Unavailable(whole_trouble(status, body))),
@@ -145,6 +148,20 @@ fn kinds(error: &Value) -> impl Iterator<Item = &str> {
 fn sick(error: &Value) -> bool {
     kinds(error).any(|kind| SICK.contains(&kind) || kind.ends_with("rejected_execution_exception"))
         || error.get("reason").and_then(Value::as_str).is_some_and(sick_reason)
+}
+
+/// A request that alone is larger than the cluster's limit for all writes together (a tenth of its heap) is
+/// refused like one of too many, also when nothing else is going on: waiting would not help it.
+fn never_fits(error: &Value) -> bool {
+    let reason = error.get("reason").and_then(Value::as_str).unwrap_or_default();
+    let number = |name: &str| {
+        let rest = reason.split(['[', ' ']).find_map(|part| part.strip_prefix(name)?.strip_prefix('='))?;
+        rest.trim_end_matches([',', ']']).parse::<u64>().ok()
+    };
+    match (number("coordinating_operation_bytes"), number("max_coordinating_and_primary_bytes")) {
+        (Some(this), Some(most)) => this > most,
+        _ => false,
+    }
 }
 
 /// Only how the outermost reason begins: further in it may quote the document, which must not be able to talk

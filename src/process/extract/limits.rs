@@ -86,6 +86,8 @@ impl fmt::Display for LimitKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{which} limit broken: {detail}")]
 pub struct LimitBroken {
+    /// Which one.
     pub which: LimitKind,
+    /// A sentence.
     pub detail: String,
 }

@@ -59,6 +59,7 @@ pub enum FileError {
     #[error("cannot read the file from disk: {0}")]
     Disk(#[from] io::Error),
     #[error(transparent)]
+    /// A limit on the file's cost was broken.
     Limit(#[from] LimitBroken),
 }
 

@@ -1,0 +1,155 @@
+//! The settler's calls: which are due, in which batches, and each with its timeout.
+//!
+//! Promises that a receipt has at most one call under way (`busy`), that a batch holds one kind of call, and that a
+//! refused entry goes alone from then on. Reads no reply: the task in [`super`] does.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::held::{CAPPED, Last, Phase, end_term};
+use super::{Ended, Replies, Settler};
+use crate::heartbeat::Beat;
+use crate::lease::LeaseNumber;
+use crate::queue::{QueueError, SQS_MAX_BATCH, SQS_MAX_VISIBILITY};
+
+/// How long a delete waits for nine others before it goes alone.
+const LINGER: Duration = Duration::from_millis(5);
+
+impl Settler {
+    /// Starts every call that is due and says when to look again.
+    pub(super) fn act(&mut self, now: Instant) -> Instant {
+        let mut wake = now + Duration::from_secs(3600);
+        let mut extend = Vec::new();
+        let mut finals = Vec::new();
+        let mut over = Vec::new();
+        let nearly = self.desk.visibility / 12; // leases due soon ride along in the same batch
+        for (number, held) in &mut self.held {
+            match &held.phase {
+                Phase::Working | Phase::Preparing => {
+                    if held.term.why_ended().is_some() {
+                        continue; // the work is on its way out; its word will come
+                    }
+                    match held.span.beat(now, self.desk.visibility) {
+                        Beat::Lost => end_term(held, "the lease ended"),
+                        Beat::Capped => end_term(held, CAPPED),
+                        Beat::Wait(until) => {
+                            wake = wake.min(until);
+                            if !held.busy
+                                && let Beat::Extend(granted) = held.span.beat(now + nearly, self.desk.visibility)
+                            {
+                                extend.push((*number, granted, false));
+                            }
+                        }
+                        Beat::Extend(_) if held.busy => wake = wake.min(held.span.deadline),
+                        Beat::Extend(granted) => extend.push((*number, granted, true)),
+                    }
+                }
+                Phase::Final(last) => {
+                    if held.busy {
+                        continue;
+                    }
+                    if now >= held.span.deadline && !(last.late && last.tries == 0) {
+                        over.push(*number);
+                    } else if now >= last.ready_at {
+                        finals.push(*number);
+                    } else {
+                        wake = wake.min(last.ready_at).min(held.span.deadline);
+                    }
+                }
+            }
+        }
+        for number in over {
+            self.give_up(number);
+        }
+        if extend.iter().any(|(_, _, due)| *due) {
+            self.extend(extend, now);
+        }
+        self.finish(finals, now).map_or(wake, |later| wake.min(later))
+    }
+
+    fn extend(&mut self, due: Vec<(LeaseNumber, Duration, bool)>, now: Instant) {
+        for chunk in due.chunks(SQS_MAX_BATCH) {
+            let mut entries = Vec::with_capacity(chunk.len());
+            let mut numbers = Vec::with_capacity(chunk.len());
+            for (number, granted, _) in chunk {
+                if let Some(held) = self.held.get_mut(number) {
+                    held.busy = true;
+                    entries.push((held.handle.clone(), *granted));
+                    numbers.push((*number, held.receipt, *granted));
+                }
+            }
+            let desk = Arc::clone(&self.desk);
+            self.calls.spawn(async move {
+                let replies = within(desk.call_limit(), desk.queue.change_visibility(&entries)).await;
+                Ended::Extended { numbers, sent: now, replies }
+            });
+        }
+    }
+
+    /// Sends deletes and returns in batches; says when the first waiting batch is due.
+    fn finish(&mut self, ready: Vec<LeaseNumber>, now: Instant) -> Option<Instant> {
+        let (mut deletes, mut returns, mut alone) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        let mut later = None;
+        for number in ready {
+            let Some(Phase::Final(last)) = self.held.get(&number).map(|held| &held.phase) else { continue };
+            match last.last {
+                _ if last.alone => alone.push(number),
+                Last::Delete => deletes.push_back((number, last.ready_at)),
+                Last::Return(_) => returns.push_back((number, last.ready_at)),
+            }
+        }
+        for mut waiting in [deletes, returns] {
+            while let Some((_, oldest)) = waiting.front() {
+                let full = waiting.len() >= SQS_MAX_BATCH;
+                if !full && self.listening && now < *oldest + LINGER {
+                    let due = *oldest + LINGER;
+                    later = Some(later.map_or(due, |other: Instant| other.min(due)));
+                    break;
+                }
+                let batch = waiting.drain(..waiting.len().min(SQS_MAX_BATCH)).map(|(number, _)| number).collect();
+                self.send_final(batch, now);
+            }
+        }
+        for number in alone {
+            self.send_final(vec![number], now);
+        }
+        later
+    }
+
+    /// One call; all of `numbers` are deletes, or all are returns.
+    fn send_final(&mut self, numbers: Vec<LeaseNumber>, now: Instant) {
+        let mut handles = Vec::with_capacity(numbers.len());
+        let mut delays = Vec::new();
+        for number in &numbers {
+            let Some(held) = self.held.get_mut(number) else { continue };
+            let Phase::Final(last) = &mut held.phase else { continue };
+            last.tries += 1;
+            held.busy = true;
+            if let Last::Return(delay) = last.last {
+                let room = SQS_MAX_VISIBILITY.saturating_sub(now.saturating_duration_since(held.span.first));
+                delays.push(delay.min(room.saturating_sub(Duration::from_secs(1))));
+            }
+            handles.push(held.handle.clone());
+        }
+        let desk = Arc::clone(&self.desk);
+        self.calls.spawn(async move {
+            let replies = if delays.is_empty() {
+                within(desk.call_limit(), desk.queue.delete(&handles)).await
+            } else {
+                let entries: Vec<_> = handles.into_iter().zip(delays).collect();
+                within(desk.call_limit(), desk.queue.change_visibility(&entries)).await
+            };
+            Ended::Finished { numbers, replies }
+        });
+    }
+}
+
+async fn within(limit: Duration, call: impl Future<Output = Replies>) -> Replies {
+    match tokio::time::timeout(limit, call).await {
+        Ok(replies) => replies,
+        Err(_) => Err(QueueError::Unavailable(format!("no answer within {limit:?}"))),
+    }
+}
