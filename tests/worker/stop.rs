@@ -33,6 +33,7 @@ async fn at_work(world: &World, drain_seconds: u64) -> (Worker, Relay) {
 async fn was_returned(world: &World, worker: &Worker) {
     let gone = Instant::now();
     let books = worker.books();
+    // Once: an open poll of the worker itself must not take again what it has just given back.
     let seen = ["received", "returned", "changes_abandoned", "lease_lost"].map(|name| books.of(name));
     assert_eq!(seen, [FILES as u64, FILES as u64, FILES as u64, 0], "{}", books.0);
     worker.receipts_are_settled_once();
