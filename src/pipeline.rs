@@ -30,6 +30,8 @@ use crate::store::Store;
 
 /// How often the books are written down.
 const BOOKS_EVERY: Duration = Duration::from_secs(60);
+/// An open poll's answer may be this much later than its wait; one that hangs keeps no work from being given back.
+const POLL_LATE: Duration = Duration::from_secs(1);
 
 /// Where the settler runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +94,7 @@ impl Pipeline {
         }
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());
+        let give_back = CancellationToken::new();
         for _ in 0..pollers(self.concurrency) {
             let receiver = Receiver {
                 queue: Arc::clone(&self.queue),
@@ -102,10 +105,10 @@ impl Pipeline {
                 jitter: Arc::clone(&self.jitter),
             };
             let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));
-            let abandon = stop.abandon.clone();
+            let give_back = give_back.clone();
             polls.spawn(receiver.run(stop.stop.clone(), move |lease| {
-                let (processor, gate, abandon) = (Arc::clone(&processor), Arc::clone(&gate), abandon.clone());
-                work.spawn(receipt(lease, processor, gate, abandon));
+                let (processor, gate, give_back) = (Arc::clone(&processor), Arc::clone(&gate), give_back.clone());
+                work.spawn(receipt(lease, processor, gate, give_back));
             }));
         }
         drop(intake); // the receivers hold the road now: when they and every lease are gone, the settler may end
@@ -120,7 +123,8 @@ impl Pipeline {
         }
         let in_flight = self.books.snapshot(false).in_flight;
         events::Stopping { signal: stop.why(), in_flight, drain_seconds: self.drain.as_secs() }.emit();
-        let deadline = Instant::now() + self.drain;
+        let asked = Instant::now();
+        let deadline = asked + self.drain;
         let drained = async {
             polls.wait().await;
             work.close();
@@ -134,9 +138,19 @@ impl Pipeline {
             () = tokio::time::sleep_until(deadline) => Some("the drain deadline"),
         };
         if let Some(why) = why {
-            events::Abandoning { why, in_flight: self.books.snapshot(false).in_flight }.emit();
-            stop.abandon.cancel();
-            drained.await;
+            // Our own open polls first: they would take what is given back, and raise its receive count for nothing.
+            // The end has to wait for them anyway.
+            let polls_end = tokio::time::timeout_at(asked + self.poll_wait + POLL_LATE, polls.wait());
+            let finished = tokio::select! {
+                biased;
+                () = &mut drained => true,
+                _ = polls_end => false,
+            };
+            if !finished {
+                events::Abandoning { why, in_flight: self.books.snapshot(false).in_flight }.emit();
+                give_back.cancel();
+                drained.await;
+            }
         }
         // Nobody can speak to the settler any more: it settles what it holds and ends.
         let settled = settler.await;
@@ -181,7 +195,7 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
 }
 
 /// The task of one receipt: holds the lease, awaits the work spawned inside it. Public for the tests that cut it short.
-pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, abandon: CancellationToken) {
+pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, give_back: CancellationToken) {
     let Some(permit) = lease.permit() else { return };
     let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
     let progress = Arc::new(Progress::default());
@@ -197,7 +211,7 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, a
         biased;
         ended = &mut work => ended,
         () = term.ended() => stopped(work).await,
-        () = abandon.cancelled() => stopped(work).await,
+        () = give_back.cancelled() => stopped(work).await,
     };
     let (mut reports, abandoned) = progress.so_far();
     for report in &mut reports {

@@ -21,7 +21,7 @@ pub const SETTLE_MARGIN: Duration = Duration::from_secs(15);
 pub struct Stop {
     /// No more polls.
     pub stop: CancellationToken,
-    /// Work in hand is cancelled and its messages returned.
+    /// No more time for work in hand: it is cancelled and its messages returned, as soon as the open polls have ended.
     pub abandon: CancellationToken,
     why: Arc<std::sync::OnceLock<&'static str>>,
 }

@@ -1,0 +1,26 @@
+//! The `worker` binary on real services (LocalStack and OpenSearch): what an operator and an outside acceptance suite
+//! see of it. One test binary, for it links once.
+//!
+//! Each test has queues, buckets and an index of its own, so that all can run side by side. Tests wait for conditions,
+//! never for time; where something must *not* happen, the condition is one that would follow it.
+
+// All of this is test code, though clippy only sees the functions marked as tests as such.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod process;
+mod relay;
+mod search;
+mod waiting;
+mod world;
+
+mod body_shapes;
+mod crash;
+mod dead_letters;
+mod keys;
+mod main_job;
+mod outage;
+mod overwrite;
+mod pause;
+mod sharing;
+mod start;
+mod stop;

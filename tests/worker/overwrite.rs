@@ -1,0 +1,97 @@
+//! Newest wins (P8): a key overwritten, deleted and created again is in index and record what it is in the bucket.
+//!
+//! LocalStack gives every event the same sequencer and keeps no order, so it is always the object that decides.
+
+use serde_json::Value;
+
+use crate::waiting::{LONG, eventually, holds};
+use crate::world::World;
+
+const KEY: &str = "reports/会議 + notes.txt";
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn index_and_record_follow_a_key_that_is_overwritten_deleted_and_created_again() {
+    let world = World::new().await;
+    let mut worker = world.launch().start().await;
+    let id = world.document_id(KEY);
+    let revision = async || world.record(KEY).await.expect("a record").0["revision"].as_u64().unwrap();
+
+    world.put(KEY, "The first text: heron.").await;
+    world.finds("heron", KEY).await;
+    let first = revision().await;
+
+    world.put(KEY, "The second text: stork.").await;
+    world.finds("stork", KEY).await;
+    assert!(world.search.by_phrase("heron").await.is_empty());
+    let second = revision().await;
+    assert!(second > first, "{second} > {first}");
+
+    world.remove(KEY).await;
+    world.finds_exactly(Vec::<String>::new()).await;
+    let (record, metadata) = world.record(KEY).await.expect("a tombstone");
+    let third = record["revision"].as_u64().unwrap();
+    assert!(third > second, "{third} > {second}");
+    assert_eq!(record["document"]["deleted"], true);
+    assert!(!metadata.contains_key("etag"), "a tombstone names no state of the source: {metadata:?}");
+    for (whose, document) in [("record", &record["document"]), ("index", &world.search.stored(&id).await.unwrap())] {
+        assert_eq!((&document["deleted"], &document["content"]), (&Value::Bool(true), &Value::Null), "{whose}");
+        assert_eq!(document["sha256"], Value::Null, "{whose}");
+    }
+    let text = record.to_string();
+    assert!(!text.contains("heron") && !text.contains("stork"), "deleted text is not kept: {text}");
+
+    world.put(KEY, "The third text: crane.").await;
+    world.finds("crane", KEY).await;
+    assert!(revision().await > third);
+    assert_eq!(world.search.stored(&id).await.unwrap()["deleted"], false);
+
+    worker.settled(4).await;
+    world.emptied().await;
+    world.dlq_is_empty().await;
+    worker.stop().await;
+    // One document and one record, whatever happened to the key.
+    assert_eq!(world.results_under("processed/").await, [world.record_key(KEY)]);
+}
+
+/// No waiting between the changes: their messages are in work at the same time, in two processes.
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn many_quick_changes_of_some_keys_end_in_what_the_bucket_holds() {
+    let world = World::new().await;
+    let mut workers = [world.launch().start().await, world.launch().start().await];
+    let keys: Vec<String> = (0..6).map(|n| format!("quick/{n}.txt")).collect();
+    for round in 0..4 {
+        for (n, key) in keys.iter().enumerate() {
+            world.put(key, format!("Text of round {round}.")).await;
+            if (n + round) % 3 == 0 {
+                world.remove(key).await;
+            }
+        }
+    }
+    // A, B, A for one key: the etag comes back, the state in between must not stay.
+    for text in ["Aba the first.", "Something in between.", "Aba the first."] {
+        world.put("quick/aba.txt", text).await;
+    }
+    world.emptied().await;
+    let mut expected: Vec<String> =
+        keys.iter().enumerate().filter(|(n, _)| (n + 3) % 3 != 0).map(|(_, key)| key.clone()).collect();
+    expected.push("quick/aba.txt".into());
+    world.finds_exactly(expected.clone()).await;
+    eventually("each document is its object", LONG, async || {
+        let texts: Vec<_> = world.search.by_phrase("Text of round 3").await;
+        let aba = world.search.by_phrase("Aba the first").await;
+        holds(texts.len() + aba.len() == expected.len(), (texts, aba))
+    })
+    .await;
+    for key in &keys {
+        let (record, _) = world.record(key).await.expect("a record");
+        assert_eq!(record["document"]["deleted"], !expected.contains(key), "{key}");
+        let indexed = world.search.stored(&world.document_id(key)).await.expect("a document");
+        assert_eq!(record["document"], indexed, "{key}: record and index");
+    }
+    world.dlq_is_empty().await;
+    for worker in &mut workers {
+        worker.stop().await;
+    }
+}

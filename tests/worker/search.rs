@@ -1,0 +1,81 @@
+//! OpenSearch as a reader and an operator see it, not through the code under test.
+
+use std::time::Duration;
+
+use opensearch::OpenSearch;
+use opensearch::http::Method;
+use opensearch::http::headers::HeaderMap;
+use opensearch::http::transport::Transport;
+use serde_json::{Value, json};
+
+pub struct Search {
+    client: OpenSearch,
+    /// The write alias.
+    pub alias: String,
+}
+
+pub fn endpoint() -> String {
+    std::env::var("OPENSEARCH_ENDPOINT").expect("OPENSEARCH_ENDPOINT: run through `make test`")
+}
+
+impl Search {
+    pub fn of(alias: &str) -> Self {
+        let transport = Transport::single_node(&endpoint()).unwrap();
+        Self { client: OpenSearch::new(transport), alias: alias.to_owned() }
+    }
+
+    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        let body = body.map(|body| body.to_string());
+        let sent = self.client.send::<_, ()>(method, path, HeaderMap::new(), None, body, Some(Duration::from_secs(30)));
+        let reply = sent.await.expect("the local stack answers");
+        let status = reply.status_code().as_u16();
+        (status, serde_json::from_slice(&reply.bytes().await.expect("a whole reply")).unwrap_or(Value::Null))
+    }
+
+    /// What the read alias shows for a query: the documents.
+    pub async fn find(&self, query: Value) -> Vec<Value> {
+        self.ask(Method::Post, &format!("/{}/_refresh", self.alias), None).await;
+        let path = format!("/{}-search/_search", self.alias);
+        let (status, reply) = self.ask(Method::Post, &path, Some(json!({ "query": query, "size": 1000 }))).await;
+        assert_eq!(status, 200, "{reply}");
+        reply["hits"]["hits"].as_array().expect("hits").iter().map(|hit| hit["_source"].clone()).collect()
+    }
+
+    pub async fn by_key(&self, key: &str) -> Vec<Value> {
+        self.find(json!({ "term": { "key": key } })).await
+    }
+
+    pub async fn by_phrase(&self, phrase: &str) -> Vec<Value> {
+        self.find(json!({ "match_phrase": { "content": phrase } })).await
+    }
+
+    /// All that the read alias shows, as sorted keys.
+    pub async fn keys(&self) -> Vec<String> {
+        let found = self.find(json!({ "match_all": {} })).await;
+        let mut keys: Vec<String> = found.iter().map(|one| one["key"].as_str().unwrap().to_owned()).collect();
+        keys.sort();
+        keys
+    }
+
+    /// The document as the index holds it, deleted or not.
+    pub async fn stored(&self, id: &str) -> Option<Value> {
+        let (_, found) = self.ask(Method::Get, &format!("/{}/_doc/{id}", self.alias), None).await;
+        found["found"].as_bool()?.then(|| found["_source"].clone())
+    }
+}
+
+/// The server's limit of shards is for all tests together.
+impl Drop for Search {
+    fn drop(&mut self) {
+        let path = format!("/{}-v1", self.alias);
+        let gone = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let client = OpenSearch::new(Transport::single_node(&endpoint()).unwrap());
+            runtime.block_on(async {
+                let sent = client.send::<String, ()>(Method::Delete, &path, HeaderMap::new(), None, None, None);
+                drop(sent.await);
+            });
+        });
+        drop(gone.join());
+    }
+}
