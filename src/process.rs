@@ -214,9 +214,10 @@ impl Job<'_> {
                 }
             };
             read_once = true;
-            self.judge_file(work.as_ref())?;
+            self.judge_file(work.as_ref(), record.is_some()).await?;
             let written = self.write(record.as_ref(), work.as_ref()).await?;
             if let Some(written) = written {
+                drop(work); // the file is not needed while the index is waited for
                 return self.index(&written).await;
             }
             record = self.look_up().await?;
@@ -225,7 +226,16 @@ impl Job<'_> {
     }
 
     fn rank(&self, found: &Standing, seen: Seen<'_>) -> Rank {
-        record::rank(found, self.change.sequencer.as_ref(), seen, &self.message.id)
+        let rank = record::rank(found, self.change.sequencer.as_ref(), seen, &self.message.id);
+        // Before the source is read, another change of this very message may have written the record: of the same key,
+        // with the same sequencer, and the other way round. Only a record of our own kind is our own.
+        let live = found.source_etag.is_some();
+        let of_our_kind = match self.change.operation {
+            Operation::Created => live,
+            Operation::Removed => !live,
+            Operation::Unstated => true,
+        };
+        if rank == Rank::Equal && seen == Seen::Unread && !of_our_kind { Rank::Older } else { rank }
     }
 
     async fn look_up(&self) -> Step<Option<Standing>> {
@@ -289,9 +299,11 @@ impl Job<'_> {
     }
 
     /// What the bytes alone decide.
-    fn judge_file(&self, work: Option<&Work>) -> Step<()> {
+    async fn judge_file(&self, work: Option<&Work>, recorded: bool) -> Step<()> {
         let Some(work) = work else { return Ok(()) };
-        if self.change.key.ends_with('/') && work.fetched.size == 0 {
+        // A "folder" of the console; but a file of that name that was emptied must not stay found by its old text.
+        let marker = self.change.key.ends_with('/') && work.fetched.size == 0;
+        if marker && !recorded && self.look_up().await?.is_none() {
             return Err(Halt::With(Outcome::Skip(SkipReason::DirectoryMarker)));
         }
         match (&work.extraction.extraction_error, self.processor.on_extraction_error) {
@@ -332,7 +344,6 @@ impl Job<'_> {
     }
 
     fn document(&self, revision: u64, now: u64, work: Option<&Work>) -> Document {
-        let origin = Origin::of(self.message);
         let key = &self.change.key;
         let base = Document {
             bucket: self.change.bucket.clone(),
@@ -344,7 +355,7 @@ impl Job<'_> {
             revision,
             deleted: work.is_none(),
             message_id: self.message.id.0.clone(),
-            original_message_id: origin.map(|origin| origin.message_id),
+            original_message_id: Origin::id_of(self.message),
             request_id: self.change.request_id.clone(),
             ..Document::default()
         };
@@ -418,10 +429,11 @@ impl Record {
 fn results_trouble(error: StoreError) -> Halt {
     match error {
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
+        // One record moved to an archive class: this file's trouble.
+        StoreError::Archived(detail) => RetryReason::Refused(format!("its record is archived: {detail}")).into(),
         StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
         StoreError::Denied(_)
         | StoreError::Throttled(_)
-        | StoreError::Archived(_)
         | StoreError::BucketMissing(_)
         | StoreError::Unavailable(_) => RetryReason::Systemic(Dependency::Results, error.to_string()).into(),
     }
@@ -434,8 +446,9 @@ fn source_trouble(error: StoreError) -> Halt {
         StoreError::Archived(detail) => Halt::With(Outcome::Reject(RejectReason::Archived(detail))),
         StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
-        // One bucket of several may be gone for good: its messages must not stop the others.
-        StoreError::BucketMissing(_) => RetryReason::SourceMissing.into(),
+        // One bucket of several may be gone for good: its messages must not stop the others, and ON_MISSING_OBJECT=drop
+        // was said of an object, not of a bucket.
+        StoreError::BucketMissing(_) => RetryReason::Refused(error.to_string()).into(),
         StoreError::Unavailable(detail) => RetryReason::Systemic(Dependency::Source, detail).into(),
     }
 }

@@ -25,6 +25,7 @@ use crate::message::Message;
 use crate::outcome::{Judgement, Outcome, OutcomeName, Rules, Settlement, Verdict};
 use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
+use crate::shutdown::SETTLE_MARGIN;
 
 mod calls;
 mod held;
@@ -88,6 +89,8 @@ pub struct Settler {
     desk: Arc<Desk>,
     words: mpsc::Receiver<Word>,
     listening: bool,
+    /// Set when nobody can speak any more.
+    last_call: Option<Instant>,
     held: BTreeMap<LeaseNumber, Held>,
     next: u64,
     calls: JoinSet<Ended>,
@@ -97,7 +100,7 @@ impl Settler {
     /// A settler that listens to `words` (the other half of [`crate::lease::Intake`]).
     pub fn new(desk: Desk, words: mpsc::Receiver<Word>) -> Self {
         let desk = Arc::new(desk);
-        Self { desk, words, listening: true, held: BTreeMap::new(), next: 0, calls: JoinSet::new() }
+        Self { desk, words, listening: true, last_call: None, held: BTreeMap::new(), next: 0, calls: JoinSet::new() }
     }
 
     /// Runs until nobody can speak any more and every receipt has its end.
@@ -117,7 +120,11 @@ impl Settler {
                 word = self.words.recv(), if self.listening => match word {
                     Some(Word::Admit(admission)) => self.admit(admission),
                     Some(Word::Settled(settled)) => self.hear_verdict(settled),
-                    None => self.listening = false,
+                    // Everything has been said. What SQS does not acknowledge within the margin is lease_lost.
+                    None => {
+                        self.listening = false;
+                        self.last_call = Some(Instant::now() + SETTLE_MARGIN);
+                    }
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -130,12 +137,11 @@ impl Settler {
         let mut leases = Vec::with_capacity(batch.len());
         for (message, seat) in batch {
             let receipt = self.desk.books.received();
-            let origin = Origin::of(&message);
             events::MessageReceived {
                 message_id: message.id.0.clone(),
                 receive_count: message.receive_count,
                 sent_at: message.sent_at_ms.map(rfc3339),
-                original_message_id: origin.map(|origin| origin.message_id),
+                original_message_id: Origin::id_of(&message),
             }
             .emit();
             if self.adopt(&message, receipt, span) {
@@ -170,7 +176,8 @@ impl Settler {
     /// receipt ends as lease_lost (its handle may no longer delete).
     fn adopt(&mut self, message: &Message, receipt: ReceiptNumber, span: Span) -> bool {
         let twin = self.held.values_mut().find(|held| {
-            held.message.id == message.id && matches!(held.phase, Phase::Working) && held.term.why_ended().is_none()
+            let in_work = matches!(held.phase, Phase::Working | Phase::Preparing);
+            held.message.id == message.id && in_work && held.term.why_ended().is_none()
         });
         let Some(held) = twin else { return false };
         let older = std::mem::replace(&mut held.receipt, receipt);
@@ -215,7 +222,7 @@ impl Settler {
                 return self.conclude(number, End::LeaseLost); // never returned, never dead-lettered
             }
             let end = if lost { End::LeaseLost } else { end };
-            held.phase = Phase::Final(Final::new(last, end, now, lost));
+            held.phase = Phase::Final(Final::new(last, end, now));
             return;
         }
         held.phase = Phase::Preparing;
@@ -271,9 +278,7 @@ impl Settler {
                 (Last::Return(delay), End::Returned)
             }
         };
-        // An acknowledged DLQ send is finished work: one delete even if the lease ended meanwhile, or there are two copies.
-        let late = now >= held.span.deadline && last == Last::Delete;
-        held.phase = Phase::Final(Final::new(last, end, now, late));
+        held.phase = Phase::Final(Final::new(last, end, now));
     }
 
     fn hear_extended(
@@ -296,12 +301,11 @@ impl Settler {
                 held.term.move_to(held.span.deadline);
             }
             // SQS says that the receipt is not ours: no time will bring it back.
-            Reply::Refused(refusal) if refusal.sender_fault => {
+            Reply::Refused(refusal) if refusal.is_final() => {
                 held.span.deadline = sent;
-                match &mut held.phase {
+                match held.phase {
                     Phase::Working | Phase::Preparing => end_term(held, "SQS refused the extension"),
-                    // Finished work is deleted all the same, once (design §4, "lease lost").
-                    Phase::Final(last) => last.late |= last.last == Last::Delete,
+                    Phase::Final(_) => {}
                 }
             }
             Reply::Refused(_) | Reply::Unknown(_) => held.span.retry_at(again),
@@ -317,7 +321,7 @@ impl Settler {
                 let end = if last.late { End::LeaseLost } else { last.end };
                 self.conclude(number, end);
             }
-            Reply::Refused(refusal) if refusal.sender_fault => {
+            Reply::Refused(refusal) if refusal.is_final() => {
                 last.trouble = format!("SQS refused: {}", refusal.code);
                 self.give_up(number);
             }
@@ -338,7 +342,8 @@ impl Settler {
         let Some(held) = self.held.get(&number) else { return };
         if let Phase::Final(Final { last: Last::Delete, tries, trouble, .. }) = &held.phase {
             let (message_id, detail) = (held.message.id.0.clone(), trouble.clone());
-            events::DeleteFailed { message_id, tries: *tries, detail }.emit();
+            let original_message_id = Origin::id_of(&held.message);
+            events::DeleteFailed { message_id, tries: *tries, detail, original_message_id }.emit();
         }
         self.conclude(number, End::LeaseLost);
     }

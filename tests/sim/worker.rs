@@ -181,7 +181,7 @@ impl Site {
 
     fn parking(&self, who: &str, wires: &Arc<Wires>) -> Parking {
         let store = self.store(who, wires);
-        Parking { store, bucket: RESULTS.into(), namespace: namespace(), clock: self.clock() }
+        Parking { store, bucket: RESULTS.into(), namespace: namespace(), clock: self.clock(), news: Arc::default() }
     }
 
     /// Starts a worker, put together as `start::worker` does it.
