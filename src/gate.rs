@@ -51,6 +51,8 @@ struct State {
     breaker: Breaker,
     /// Keys of unclear failures since the last success, with their times.
     unclear: BTreeMap<String, Instant>,
+    /// They have opened the breaker: until one key succeeds, one more is the same trouble.
+    unclear_is_common: bool,
     paused_by: BTreeSet<&'static str>,
     next_trial: Instant,
 }
@@ -68,6 +70,7 @@ impl Gate {
         let state = State {
             breaker: Breaker::new(HABITS),
             unclear: BTreeMap::new(),
+            unclear_is_common: false,
             paused_by: BTreeSet::new(),
             next_trial: Instant::now(),
         };
@@ -109,7 +112,10 @@ impl Gate {
         let now = Instant::now();
         match outcome {
             Outcome::Done | Outcome::Superseded => {
-                self.with(|state| state.unclear.clear());
+                self.with(|state| {
+                    state.unclear.clear();
+                    state.unclear_is_common = false;
+                });
                 self.well(now);
                 outcome
             }
@@ -150,11 +156,15 @@ impl Gate {
     /// Five distinct keys in the window, and no success between them.
     fn unclear(&self, key: &str, now: Instant) -> bool {
         self.with(|state| {
+            if state.unclear_is_common && state.breaker.is_open() {
+                return true;
+            }
             state.unclear.retain(|_, at| now.saturating_duration_since(*at) < UNCLEAR_WINDOW);
             if state.unclear.len() < UNCLEAR_KEYS || state.unclear.contains_key(key) {
                 state.unclear.insert(key.to_owned(), now);
             }
-            state.unclear.len() >= UNCLEAR_KEYS
+            state.unclear_is_common = state.unclear.len() >= UNCLEAR_KEYS;
+            state.unclear_is_common
         })
     }
 
