@@ -213,6 +213,10 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
         () = term.ended() => stopped(work).await,
         () = give_back.cancelled() => stopped(work).await,
     };
+    let ended = ended.map_err(|end| end.is_panic().then(|| panic_text(end)));
+    if let Err(Some(text)) = &ended {
+        progress.panicked(text);
+    }
     let (mut reports, abandoned) = progress.so_far();
     for report in &mut reports {
         report.outcome = gate.weigh(&report.key, report.outcome.clone());
@@ -222,9 +226,8 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
             let weighed = reports.iter().map(|report| report.outcome.clone()).reduce(Outcome::worse);
             Verdict::Judged(weighed.unwrap_or(outcome))
         }
-        Ok(Err(Stopped)) => Verdict::Cancelled,
-        Err(end) if end.is_panic() => Verdict::Panicked(panic_text(end)),
-        Err(_) => Verdict::Cancelled,
+        Err(Some(panic)) => Verdict::Panicked(panic),
+        Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,
     };
     lease.settle(Judgement { verdict, reports, abandoned });
 }

@@ -4,7 +4,7 @@
 //! parked), P7 (no write once the lease is gone) and P8 (record → source → write, repeated for each lost race).
 //! Knows no queue, no lease and no index client: it is told by a [`Scope`] whether it may still act.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -45,21 +45,48 @@ pub struct Stopped;
 
 /// How far the work on a message has come; outlives the work, also when it panics.
 #[derive(Default)]
-pub struct Progress(Mutex<(usize, Vec<ChangeReport>)>);
+pub struct Progress(Mutex<SoFar>);
+
+#[derive(Default)]
+struct SoFar {
+    parsed: usize,
+    /// The change in work.
+    begun: Option<(WorkId, String)>,
+    reports: Vec<ChangeReport>,
+}
 
 impl Progress {
     fn parsed(&self, changes: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = changes;
+        self.lock().parsed = changes;
+    }
+
+    fn began(&self, work_id: &WorkId, key: &str) {
+        self.lock().begun = Some((work_id.clone(), key.to_owned()));
     }
 
     fn finished(&self, report: ChangeReport) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.push(report);
+        let mut so_far = self.lock();
+        so_far.begun = None;
+        so_far.reports.push(report);
+    }
+
+    /// The work ended with a panic: that is the report of the change that was in work.
+    pub fn panicked(&self, text: &str) {
+        let mut so_far = self.lock();
+        if let Some((work_id, key)) = so_far.begun.take() {
+            let outcome = Outcome::Retry(RetryReason::Panicked(text.to_owned()));
+            so_far.reports.push(ChangeReport { work_id: Some(work_id), key, outcome, indexed: Indexed::None });
+        }
     }
 
     /// The reports so far, and how many changes have none.
     pub fn so_far(&self) -> (Vec<ChangeReport>, usize) {
-        let progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (progress.1.clone(), progress.0.saturating_sub(progress.1.len()))
+        let so_far = self.lock();
+        (so_far.reports.clone(), so_far.parsed.saturating_sub(so_far.reports.len()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SoFar> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,7 +155,7 @@ impl Processor {
         progress.parsed(judged.len());
         let mut worst: Option<Outcome> = None;
         for judged in judged {
-            let report = self.judged(judged, message, scope).await?;
+            let report = self.judged(judged, message, scope, progress).await?;
             worst = Some(match worst {
                 None => report.outcome.clone(),
                 Some(worst) => worst.worse(report.outcome.clone()),
@@ -138,12 +165,19 @@ impl Processor {
         Ok(worst.unwrap_or(Outcome::Skip(SkipReason::Event(s3_event::SkipReason::NoRecords))))
     }
 
-    async fn judged(&self, judged: Judged, message: &Message, scope: &Scope) -> Result<ChangeReport, Stopped> {
+    async fn judged(
+        &self,
+        judged: Judged,
+        message: &Message,
+        scope: &Scope,
+        progress: &Progress,
+    ) -> Result<ChangeReport, Stopped> {
         let report = |work_id, key, outcome, indexed| ChangeReport { work_id, key, outcome, indexed };
         Ok(match judged {
             Judged::Process(change) => {
                 let document_id = DocumentId::of(&self.namespace, &change.bucket, &change.key);
                 let work_id = WorkId::of(&document_id, &change);
+                progress.began(&work_id, &change.key);
                 let job = Job { processor: self, message, scope, change: &change, document_id, work_id };
                 let (outcome, indexed) = match job.run().await {
                     Ok(indexed) => (Outcome::Done, indexed),

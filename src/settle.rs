@@ -173,13 +173,21 @@ impl Settler {
     }
 
     /// Two deliveries of one message in one process are one piece of work: the newer handle is adopted, the older
-    /// receipt ends as lease_lost (its handle may no longer delete).
+    /// receipt ends as lease_lost (its handle may no longer delete). Replies of two polls may cross on their way, so the
+    /// one heard of last need not be the newer.
     fn adopt(&mut self, message: &Message, receipt: ReceiptNumber, span: Span) -> bool {
         let twin = self.held.values_mut().find(|held| {
             let in_work = matches!(held.phase, Phase::Working | Phase::Preparing);
             held.message.id == message.id && in_work && held.term.why_ended().is_none()
         });
         let Some(held) = twin else { return false };
+        if message.receive_count < held.receive_count {
+            self.desk.books.settled(receipt, End::LeaseLost, OutcomeName::Cancelled);
+            let reason = Some("a newer delivery is in work".into());
+            let line = settled_line(held, End::LeaseLost, OutcomeName::Cancelled, reason);
+            events::MessageSettled { receive_count: message.receive_count, held_ms: 0, ..line }.emit();
+            return true;
+        }
         let older = std::mem::replace(&mut held.receipt, receipt);
         self.desk.books.settled(older, End::LeaseLost, OutcomeName::Cancelled);
         settled_line(held, End::LeaseLost, OutcomeName::Cancelled, Some("adopted by a newer delivery".into())).emit();

@@ -49,7 +49,11 @@ impl Settler {
                             }
                         }
                         Beat::Extend(_) if held.busy => wake = wake.min(held.span.deadline),
-                        Beat::Extend(granted) => extend.push((*number, granted, true)),
+                        Beat::Extend(granted) => {
+                            // The lease may end while the call is under way.
+                            wake = wake.min(held.span.deadline);
+                            extend.push((*number, granted, true));
+                        }
                     }
                 }
                 Phase::Final(last) => {

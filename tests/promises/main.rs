@@ -5,7 +5,10 @@
 // All of this is test code, though clippy only sees the functions marked as tests as such.
 #![allow(clippy::unwrap_used)]
 
+mod attempts;
+mod dead_letter;
 mod guard;
+mod lease;
 mod settlement;
 
 #[path = "../sim/mod.rs"]

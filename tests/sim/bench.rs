@@ -58,12 +58,22 @@ impl Bench {
 
     /// One poll for up to `most` messages, and their leases.
     pub async fn receive(&self, most: usize) -> Vec<Lease> {
-        let intake = self.intake.as_ref().unwrap();
-        let seats = intake.seats(1, most).await.unwrap();
+        let (messages, sent) = self.poll(most).await;
+        self.admit(messages, sent).await
+    }
+
+    /// One poll, and when it was sent; nobody has heard of its messages yet.
+    pub async fn poll(&self, most: usize) -> (Vec<Message>, Instant) {
         let sent = Instant::now();
-        let wait = Duration::from_secs(15);
-        let messages = self.queue().receive(BatchSize::clamped(seats.len()), wait, self.setup.visibility).await;
-        let messages: Vec<Message> = messages.unwrap();
+        let wait = Duration::from_secs(60);
+        let messages = self.queue().receive(BatchSize::clamped(most), wait, self.setup.visibility).await;
+        (messages.unwrap(), sent)
+    }
+
+    /// Hands received messages to the settler.
+    pub async fn admit(&self, messages: Vec<Message>, sent: Instant) -> Vec<Lease> {
+        let intake = self.intake.as_ref().unwrap();
+        let seats = intake.seats(1, messages.len()).await.unwrap();
         intake.admit(messages, seats, sent).await
     }
 
