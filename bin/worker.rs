@@ -76,13 +76,18 @@ async fn run(config: &WorkerConfig) -> Result<u8, CannotStart> {
         worker.ready.emit();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     };
+    let ledger = worker.pipeline.books.clone();
     match worker.pipeline.run(stop, ready).await {
         Ok(books) => {
+            if !books.balanced {
+                events::OutOfBalance { detail: format!("{books:?}") }.emit();
+            }
             books.emit();
             Ok(if books.balanced { exit::EX_OK } else { exit::EX_BOOKS })
         }
         Err(broken) => {
-            events::OutOfBalance { detail: broken.to_string() }.emit();
+            events::SettlerBroke { detail: broken.to_string() }.emit();
+            ledger.snapshot(true).emit();
             Ok(exit::EX_BOOKS)
         }
     }

@@ -68,6 +68,14 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
+    /// A try would be granted now.
+    pub fn try_is_due(&self, now: Instant) -> bool {
+        match self.state {
+            State::Closed { .. } => false,
+            State::Open { next_try, .. } => now >= next_try,
+        }
+    }
+
     /// May somebody call now? A `Try` moves the next one away, so that only one is under way.
     pub fn leave(&mut self, now: Instant, jitter: &Jitter) -> Leave {
         match &mut self.state {

@@ -13,6 +13,7 @@ use crate::index::Search;
 use crate::message::detail::{detail, printable};
 use crate::message::s3_event::Source;
 use crate::queue::{Queue, SQS_MAX_VISIBILITY};
+use crate::shutdown::SETTLE_MARGIN;
 use crate::store::Store;
 
 mod buckets;
@@ -25,8 +26,6 @@ pub use report::{exit_code, json, text};
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A fix may hold a whole command line.
 const FIX_CHARS: usize = 2_000;
-/// Time to settle what is left after the drain: one call and its retries.
-const SETTLE_MARGIN: Duration = Duration::from_secs(15);
 
 /// How a point came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]

@@ -15,7 +15,7 @@ use crate::clock::{WallClock, date, rfc3339};
 use crate::message::detail::detail as detail_line;
 use crate::message::{AttributeValue, Message, MessageAttribute};
 use crate::outcome::{ChangeReport, DeadLetterReason, Outcome};
-use crate::queue::{Outgoing, Queue, SQS_MAX_ATTRIBUTES, SQS_MAX_MESSAGE_BYTES};
+use crate::queue::{Outgoing, Queue, QueueError, SQS_MAX_ATTRIBUTES, SQS_MAX_MESSAGE_BYTES};
 use crate::store::{Condition, Store, layout};
 
 /// Name of the one attribute this project adds.
@@ -57,6 +57,11 @@ impl Origin {
         let note: Note = serde_json::from_str(text).ok()?;
         Some(Self { message_id: note.message_id, redrives: note.redrives })
     }
+
+    /// `original_message_id` of a message's log lines and document.
+    pub fn id_of(message: &Message) -> Option<String> {
+        Self::of(message).map(|origin| origin.message_id)
+    }
 }
 
 /// The dead-letter queue and what its letters need.
@@ -85,16 +90,26 @@ impl DeadLetters {
     ) -> Result<(), String> {
         let now = self.clock.unix_ms();
         let note = self.note(message, reason, detail, attempts, reports, &rfc3339(now));
-        let outgoing = match fitting(message, &note) {
-            Some(outgoing) => outgoing,
-            None => {
-                let key = self.keep_envelope(message, &note, now).await?;
-                let short = Note { work_ids: Vec::new(), keys: Vec::new(), envelope: Some(key), ..note };
-                // Body alone where not even the pointer fits: the envelope lies under the message's id.
-                fitting(message, &short).unwrap_or_else(|| as_received(message))
+        if let Some(whole) = fitting(message, &note) {
+            match self.queue.send(&whole).await {
+                Ok(_acknowledged) => return Ok(()),
+                // Our sum said that it fits, SQS says no: the DLQ takes less, or a name in the note is beyond XML.
+                Err(QueueError::Refused(_)) => {}
+                Err(error @ (QueueError::Missing(_) | QueueError::Unavailable(_))) => return Err(error.to_string()),
             }
-        };
-        self.queue.send(&outgoing).await.map(|_acknowledged| ()).map_err(|error| error.to_string())
+        }
+        let envelope = Some(self.keep_envelope(message, &note, now).await?);
+        let short = Note { work_ids: Vec::new(), keys: Vec::new(), detail: String::new(), envelope, ..note };
+        // As received where not even the pointer fits: the envelope lies under the message's id.
+        let (pointed, bare) = (fitting(message, &short), as_received(message));
+        if let Some(pointed) = pointed {
+            match self.queue.send(&pointed).await {
+                Ok(_acknowledged) => return Ok(()),
+                Err(QueueError::Refused(_)) => {}
+                Err(error @ (QueueError::Missing(_) | QueueError::Unavailable(_))) => return Err(error.to_string()),
+            }
+        }
+        self.queue.send(&bare).await.map(|_acknowledged| ()).map_err(|error| error.to_string())
     }
 
     fn note(

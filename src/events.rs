@@ -67,15 +67,19 @@ event!(
 );
 event!(
     /// A delete was not acknowledged within the lease.
-    DeleteFailed, "delete_failed", ERROR { message_id: String, tries: u32, detail: String, }
+    DeleteFailed, "delete_failed", ERROR {
+        message_id: String, tries: u32, detail: String, original_message_id: Option<String>,
+    }
 );
 event!(
     /// A message could not be sent to the DLQ; it was returned.
-    DeadLetterFailed, "dead_letter_failed", ERROR { message_id: String, reason: &'static str, detail: String, }
+    DeadLetterFailed, "dead_letter_failed", ERROR {
+        message_id: String, reason: &'static str, detail: String, original_message_id: Option<String>,
+    }
 );
 event!(
     /// A failed attempt could not be written down; the message is returned without a charge.
-    AttemptNotRecorded, "attempt_not_recorded", WARN { message_id: String, detail: String, }
+    AttemptNotRecorded, "attempt_not_recorded", WARN { message_id: String, detail: String, original_message_id: Option<String>, }
 );
 event!(
     /// A document could neither be indexed nor parked.
@@ -87,7 +91,11 @@ event!(
 );
 event!(
     /// Parked documents reached the index.
-    ParkedReplayed, "parked_replayed", INFO { indexed: u64, errored: u64, left: u64, }
+    ParkedReplayed, "parked_replayed", INFO { indexed: u64, errored: u64, stuck: u64, }
+);
+event!(
+    /// Replay could not look, or some markers cannot be replayed by themselves.
+    ReplayTrouble, "replay_trouble", WARN { detail: String, stuck: u64, }
 );
 event!(
     /// A breaker opened.
@@ -111,7 +119,7 @@ event!(
 );
 event!(
     /// A lease ended while its message was in work.
-    LeaseLost, "lease_lost", WARN { message_id: String, detail: String, }
+    LeaseLost, "lease_lost", WARN { message_id: String, detail: String, original_message_id: Option<String>, }
 );
 event!(
     /// An extension of leases failed and is tried again.
@@ -128,6 +136,10 @@ event!(
 event!(
     /// The books do not balance: a defect of ours.
     OutOfBalance, "out_of_balance", ERROR { detail: String, }
+);
+event!(
+    /// The settler's own code failed: the process ends, and the leases with it.
+    SettlerBroke, "settler_broke", ERROR { detail: String, }
 );
 event!(
     /// Something to know at start.

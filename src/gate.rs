@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::breaker::{Breaker, Habits, Leave, Turn};
 use crate::events::{self, Event};
-use crate::outcome::{Dependency, Outcome, RetryReason};
+use crate::outcome::{Dependency, Outcome, RejectReason, RetryReason, SkipReason};
 use crate::retry::{Backoff, Jitter};
 use crate::store::Store;
 
@@ -104,15 +104,18 @@ impl Gate {
         }
     }
 
+    /// What was granted before a wait for seats may have been overtaken by an outage or a pause.
+    pub fn still_grants(&self, passage: Passage) -> bool {
+        match (passage, *self.mode.borrow()) {
+            (Passage::Free, (Mode::Free, false)) | (Passage::One, (Mode::Trial | Mode::Free, false)) => true,
+            (Passage::Free | Passage::One, _) => false,
+        }
+    }
+
     /// The outcome of a change, as the gate sees it: an unclear failure that is everybody's becomes systemic.
     pub fn weigh(&self, key: &str, outcome: Outcome) -> Outcome {
         let now = Instant::now();
         match outcome {
-            Outcome::Done | Outcome::Superseded => {
-                self.with(|state| state.unclear.clear());
-                self.well(now);
-                outcome
-            }
             Outcome::Retry(RetryReason::Systemic(dependency, detail)) => {
                 self.sick(dependency, &detail, now);
                 Outcome::Retry(RetryReason::Systemic(dependency, detail))
@@ -121,7 +124,33 @@ impl Gate {
                 self.sick(Dependency::Source, &detail, now);
                 Outcome::Retry(RetryReason::Systemic(Dependency::Source, detail))
             }
-            Outcome::Retry(_) | Outcome::Skip(_) | Outcome::Reject(_) => outcome,
+            Outcome::Retry(RetryReason::Denied(_) | RetryReason::Throttled(_)) => outcome,
+            Outcome::Done | Outcome::Superseded => {
+                self.with(|state| state.unclear.clear());
+                self.well(now);
+                outcome
+            }
+            // Found wanting by its own fault, with the buckets at work: they are well.
+            Outcome::Retry(
+                RetryReason::SourceMissing
+                | RetryReason::Interrupted(_)
+                | RetryReason::ChildCrashed(_)
+                | RetryReason::ChildTimedOut(_)
+                | RetryReason::Limit(_)
+                | RetryReason::Panicked(_)
+                | RetryReason::Refused(_),
+            )
+            | Outcome::Reject(RejectReason::TooLarge(_) | RejectReason::Archived(_) | RejectReason::Unreadable(_))
+            | Outcome::Skip(SkipReason::DirectoryMarker | SkipReason::SourceMissing) => {
+                self.well(now);
+                outcome
+            }
+            // Asked no bucket and decides nothing: the next message may try at once.
+            Outcome::Skip(SkipReason::Event(_))
+            | Outcome::Reject(RejectReason::Malformed(_) | RejectReason::NotAllowed(_) | RejectReason::Limit(_)) => {
+                self.with(|state| state.next_trial = now);
+                outcome
+            }
         }
     }
 
@@ -142,38 +171,62 @@ impl Gate {
         }
     }
 
+    /// Nothing holds intake.
+    pub fn is_open(&self) -> bool {
+        *self.mode.borrow() == (Mode::Free, false)
+    }
+
     /// Whether a sick dependency holds intake.
     pub fn is_shut(&self) -> bool {
         self.mode.borrow().0 == Mode::Shut
     }
 
-    /// Five distinct keys in the window, and no success between them.
+    /// Five distinct keys in the window, and no success between them; or any, while intake is shut already.
     fn unclear(&self, key: &str, now: Instant) -> bool {
         self.with(|state| {
             state.unclear.retain(|_, at| now.saturating_duration_since(*at) < UNCLEAR_WINDOW);
             if state.unclear.len() < UNCLEAR_KEYS || state.unclear.contains_key(key) {
                 state.unclear.insert(key.to_owned(), now);
             }
-            state.unclear.len() >= UNCLEAR_KEYS
+            state.unclear.len() >= UNCLEAR_KEYS || state.breaker.is_open()
         })
     }
 
     fn sick(&self, dependency: Dependency, detail: &str, now: Instant) {
-        let turn = self.with(|state| state.breaker.failure(now, &self.jitter));
+        let turn = self.with(|state| {
+            let turn = state.breaker.failure(now, &self.jitter);
+            // Under the same lock as the breaker: mode and breaker must never disagree.
+            if state.breaker.is_open() {
+                self.mode.send_modify(|(mode, _)| *mode = Mode::Shut);
+            }
+            turn
+        });
         if turn == Some(Turn::Opened) {
             let detail = format!("{}: {detail}", dependency.as_str());
             events::BreakerOpened { which: "critical", detail }.emit();
         }
-        if self.with(|state| state.breaker.is_open()) {
-            self.mode.send_modify(|(mode, _)| *mode = Mode::Shut);
-        }
     }
 
     fn well(&self, now: Instant) {
-        let Some(Turn::Closed { open, suppressed }) = self.with(|state| state.breaker.success(now)) else { return };
-        self.mode.send_modify(|(mode, _)| *mode = Mode::Free);
+        let turn = self.with(|state| {
+            let turn = state.breaker.success(now);
+            if turn.is_some() {
+                self.mode.send_modify(|(mode, _)| *mode = Mode::Free);
+            }
+            turn
+        });
+        let Some(Turn::Closed { open, suppressed }) = turn else { return };
         let open_ms = u64::try_from(open.as_millis()).unwrap_or(u64::MAX);
         events::BreakerClosed { which: "critical", open_ms, suppressed }.emit();
+    }
+
+    /// The buckets answer: one message may try.
+    fn on_trial(&self) {
+        self.with(|state| {
+            if state.breaker.is_open() {
+                self.mode.send_modify(|(mode, _)| *mode = Mode::Trial);
+            }
+        });
     }
 
     /// Asks the buckets, without messages, while intake is shut.
@@ -188,14 +241,13 @@ impl Gate {
             let due = if self.is_shut() {
                 match self.with(|state| state.breaker.leave(Instant::now(), &self.jitter)) {
                     Leave::Try => {
-                        if self.all_answer(store.as_ref(), &buckets).await {
-                            self.mode.send_if_modified(|(mode, _)| {
-                                let shut = *mode == Mode::Shut;
-                                if shut {
-                                    *mode = Mode::Trial;
-                                }
-                                shut
-                            });
+                        let answer = tokio::select! {
+                            biased;
+                            () = stop.cancelled() => return,
+                            answer = self.all_answer(store.as_ref(), &buckets) => answer,
+                        };
+                        if answer {
+                            self.on_trial();
                         }
                         continue;
                     }

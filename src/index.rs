@@ -92,7 +92,7 @@ impl SidePath {
             ItemVerdict::Systemic(reason) => (park::Lot::Retry, reason),
         };
         let document_id = what.document_id.as_str().to_owned();
-        let key = format!("{}/{}", what.bucket, what.key);
+        let key = what.key.clone();
         match self.parking.park(what, lot, &reason).await {
             Ok(()) => {
                 if lot == park::Lot::Errored {

@@ -98,6 +98,23 @@ impl RetryReason {
         }
     }
 
+    /// Reason and detail for the dead-letter queue, when no attempt is left.
+    fn last_word(&self) -> (DeadLetterReason, String) {
+        let (name, detail) = self.describe();
+        match self {
+            RetryReason::SourceMissing => (DeadLetterReason::SourceMissing, detail.to_owned()),
+            RetryReason::Denied(_) => (DeadLetterReason::Denied, detail.to_owned()),
+            RetryReason::Limit(_) => (DeadLetterReason::Limit, detail.to_owned()),
+            RetryReason::Throttled(_)
+            | RetryReason::Interrupted(_)
+            | RetryReason::ChildCrashed(_)
+            | RetryReason::ChildTimedOut(_)
+            | RetryReason::Panicked(_)
+            | RetryReason::Refused(_)
+            | RetryReason::Systemic(..) => (DeadLetterReason::AttemptsExhausted, format!("{name}: {detail}")),
+        }
+    }
+
     /// Name and detail in log lines.
     pub fn describe(&self) -> (&'static str, &str) {
         match self {
@@ -426,39 +443,44 @@ impl Rules {
             let delay = self.backoff.wait(failed_before, jitter);
             return Plan { settlement: Settlement::Return(delay), charged: true, outcome, reason: described };
         }
-        let last_word = match reason {
-            RetryReason::SourceMissing => match self.on_missing {
-                OnMissing::Drop => {
-                    return Plan::delete(OutcomeName::Skipped, Some(SkipReason::SourceMissing.as_str().into()));
-                }
-                OnMissing::DeadLetter => DeadLetterReason::SourceMissing,
-            },
-            RetryReason::Denied(_) => DeadLetterReason::Denied,
-            RetryReason::Limit(_) => DeadLetterReason::Limit,
-            RetryReason::Throttled(_)
-            | RetryReason::Interrupted(_)
-            | RetryReason::ChildCrashed(_)
-            | RetryReason::ChildTimedOut(_)
-            | RetryReason::Panicked(_)
-            | RetryReason::Refused(_)
-            | RetryReason::Systemic(..) => DeadLetterReason::AttemptsExhausted,
-        };
-        let detail = match last_word {
-            DeadLetterReason::AttemptsExhausted => format!("{name}: {detail}"),
-            DeadLetterReason::Malformed
-            | DeadLetterReason::NotAllowed
-            | DeadLetterReason::SourceMissing
-            | DeadLetterReason::Denied
-            | DeadLetterReason::TooLarge
-            | DeadLetterReason::Limit
-            | DeadLetterReason::Deadline => detail.to_owned(),
-        };
+        match (reason, self.on_missing) {
+            (RetryReason::SourceMissing, OnMissing::Drop) => {
+                return Plan::delete(OutcomeName::Skipped, Some(SkipReason::SourceMissing.as_str().into()));
+            }
+            (_, OnMissing::Drop | OnMissing::DeadLetter) => {}
+        }
+        let (last_word, detail) = reason.last_word();
         let reason = Some(format!("{}: {detail}", last_word.as_str()));
         Plan { settlement: Settlement::DeadLetter(last_word, detail), charged: true, outcome, reason }
     }
 }
 
 impl Plan {
+    /// A message may only be dropped for a missing source when nothing else in it is left undone: another change that
+    /// was rejected or failed takes the whole message to the dead-letter queue (P3).
+    pub fn sparing_the_undone(self, reports: &[ChangeReport]) -> Self {
+        match self.settlement {
+            Settlement::Return(_) | Settlement::DeadLetter(..) => self,
+            Settlement::Delete => {
+                let undone = reports.iter().find_map(|report| match &report.outcome {
+                    Outcome::Reject(reason) => {
+                        let (name, detail) = reason.describe();
+                        Some((name, detail.to_owned(), OutcomeName::Rejected))
+                    }
+                    Outcome::Retry(RetryReason::SourceMissing) => None,
+                    Outcome::Retry(reason) => {
+                        let (name, detail) = reason.last_word();
+                        Some((name, detail, OutcomeName::Retried))
+                    }
+                    Outcome::Done | Outcome::Superseded | Outcome::Skip(_) => None,
+                });
+                let Some((name, detail, outcome)) = undone else { return self };
+                let reason = Some(format!("{}: {detail}", name.as_str()));
+                Self { settlement: Settlement::DeadLetter(name, detail), charged: self.charged, outcome, reason }
+            }
+        }
+    }
+
     fn delete(outcome: OutcomeName, reason: Option<String>) -> Self {
         Self { settlement: Settlement::Delete, charged: false, outcome, reason }
     }

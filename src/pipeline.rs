@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::books::{Books, BooksLine};
 use crate::events::{self, Event};
@@ -197,24 +197,29 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
     ended
 }
 
-/// The task of one receipt: holds the lease, awaits the work spawned inside it.
-async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, give_back: CancellationToken) {
+/// The task of one receipt: holds the lease, awaits the work spawned inside it. Public for the tests that cut it short.
+pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, give_back: CancellationToken) {
     let Some(permit) = lease.permit() else { return };
     let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
     let progress = Arc::new(Progress::default());
-    let mut work = tokio::spawn({
+    // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
+    let mut work = AbortOnDropHandle::new(tokio::spawn({
         let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
         async move {
             let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new(permit) };
             processor.message(&message, &scope, &progress).await
         }
-    });
+    }));
     let ended = tokio::select! {
         biased;
         ended = &mut work => ended,
         () = term.ended() => stopped(work).await,
         () = give_back.cancelled() => stopped(work).await,
     };
+    let ended = ended.map_err(|end| end.is_panic().then(|| panic_text(end)));
+    if let Err(Some(text)) = &ended {
+        progress.panicked(text);
+    }
     let (mut reports, abandoned) = progress.so_far();
     for report in &mut reports {
         report.outcome = gate.weigh(&report.key, report.outcome.clone());
@@ -224,15 +229,14 @@ async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, give_
             let weighed = reports.iter().map(|report| report.outcome.clone()).reduce(Outcome::worse);
             Verdict::Judged(weighed.unwrap_or(outcome))
         }
-        Ok(Err(Stopped)) => Verdict::Cancelled,
-        Err(end) if end.is_panic() => Verdict::Panicked(panic_text(end)),
-        Err(_) => Verdict::Cancelled,
+        Err(Some(panic)) => Verdict::Panicked(panic),
+        Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,
     };
     lease.settle(Judgement { verdict, reports, abandoned });
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.
-async fn stopped<T>(work: tokio::task::JoinHandle<T>) -> Result<T, JoinError> {
+async fn stopped<T>(work: AbortOnDropHandle<T>) -> Result<T, JoinError> {
     work.abort();
     work.await
 }

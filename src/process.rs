@@ -4,7 +4,7 @@
 //! parked), P7 (no write once the lease is gone) and P8 (record → source → write, repeated for each lost race).
 //! Knows no queue, no lease and no index client: it is told by a [`Scope`] whether it may still act.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -45,21 +45,48 @@ pub struct Stopped;
 
 /// How far the work on a message has come; outlives the work, also when it panics.
 #[derive(Default)]
-pub struct Progress(Mutex<(usize, Vec<ChangeReport>)>);
+pub struct Progress(Mutex<SoFar>);
+
+#[derive(Default)]
+struct SoFar {
+    parsed: usize,
+    /// The change in work.
+    begun: Option<(WorkId, String)>,
+    reports: Vec<ChangeReport>,
+}
 
 impl Progress {
     fn parsed(&self, changes: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = changes;
+        self.lock().parsed = changes;
+    }
+
+    fn began(&self, work_id: &WorkId, key: &str) {
+        self.lock().begun = Some((work_id.clone(), key.to_owned()));
     }
 
     fn finished(&self, report: ChangeReport) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.push(report);
+        let mut so_far = self.lock();
+        so_far.begun = None;
+        so_far.reports.push(report);
+    }
+
+    /// The work ended with a panic: that is the report of the change that was in work.
+    pub fn panicked(&self, text: &str) {
+        let mut so_far = self.lock();
+        if let Some((work_id, key)) = so_far.begun.take() {
+            let outcome = Outcome::Retry(RetryReason::Panicked(text.to_owned()));
+            so_far.reports.push(ChangeReport { work_id: Some(work_id), key, outcome, indexed: Indexed::None });
+        }
     }
 
     /// The reports so far, and how many changes have none.
     pub fn so_far(&self) -> (Vec<ChangeReport>, usize) {
-        let progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (progress.1.clone(), progress.0.saturating_sub(progress.1.len()))
+        let so_far = self.lock();
+        (so_far.reports.clone(), so_far.parsed.saturating_sub(so_far.reports.len()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SoFar> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,7 +155,7 @@ impl Processor {
         progress.parsed(judged.len());
         let mut worst: Option<Outcome> = None;
         for judged in judged {
-            let report = self.judged(judged, message, scope).await?;
+            let report = self.judged(judged, message, scope, progress).await?;
             worst = Some(match worst {
                 None => report.outcome.clone(),
                 Some(worst) => worst.worse(report.outcome.clone()),
@@ -138,12 +165,19 @@ impl Processor {
         Ok(worst.unwrap_or(Outcome::Skip(SkipReason::Event(s3_event::SkipReason::NoRecords))))
     }
 
-    async fn judged(&self, judged: Judged, message: &Message, scope: &Scope) -> Result<ChangeReport, Stopped> {
+    async fn judged(
+        &self,
+        judged: Judged,
+        message: &Message,
+        scope: &Scope,
+        progress: &Progress,
+    ) -> Result<ChangeReport, Stopped> {
         let report = |work_id, key, outcome, indexed| ChangeReport { work_id, key, outcome, indexed };
         Ok(match judged {
             Judged::Process(change) => {
                 let document_id = DocumentId::of(&self.namespace, &change.bucket, &change.key);
                 let work_id = WorkId::of(&document_id, &change);
+                progress.began(&work_id, &change.key);
                 let job = Job { processor: self, message, scope, change: &change, document_id, work_id };
                 let (outcome, indexed) = match job.run().await {
                     Ok(indexed) => (Outcome::Done, indexed),
@@ -214,9 +248,10 @@ impl Job<'_> {
                 }
             };
             read_once = true;
-            self.judge_file(work.as_ref())?;
+            self.judge_file(work.as_ref(), record.is_some()).await?;
             let written = self.write(record.as_ref(), work.as_ref()).await?;
             if let Some(written) = written {
+                drop(work); // the file is not needed while the index is waited for
                 return self.index(&written).await;
             }
             record = self.look_up().await?;
@@ -225,7 +260,16 @@ impl Job<'_> {
     }
 
     fn rank(&self, found: &Standing, seen: Seen<'_>) -> Rank {
-        record::rank(found, self.change.sequencer.as_ref(), seen, &self.message.id)
+        let rank = record::rank(found, self.change.sequencer.as_ref(), seen, &self.message.id);
+        // Before the source is read, another change of this very message may have written the record: of the same key,
+        // with the same sequencer, and the other way round. Only a record of our own kind is our own.
+        let live = found.source_etag.is_some();
+        let of_our_kind = match self.change.operation {
+            Operation::Created => live,
+            Operation::Removed => !live,
+            Operation::Unstated => true,
+        };
+        if rank == Rank::Equal && seen == Seen::Unread && !of_our_kind { Rank::Older } else { rank }
     }
 
     async fn look_up(&self) -> Step<Option<Standing>> {
@@ -289,9 +333,11 @@ impl Job<'_> {
     }
 
     /// What the bytes alone decide.
-    fn judge_file(&self, work: Option<&Work>) -> Step<()> {
+    async fn judge_file(&self, work: Option<&Work>, recorded: bool) -> Step<()> {
         let Some(work) = work else { return Ok(()) };
-        if self.change.key.ends_with('/') && work.fetched.size == 0 {
+        // A "folder" of the console; but a file of that name that was emptied must not stay found by its old text.
+        let marker = self.change.key.ends_with('/') && work.fetched.size == 0;
+        if marker && !recorded && self.look_up().await?.is_none() {
             return Err(Halt::With(Outcome::Skip(SkipReason::DirectoryMarker)));
         }
         match (&work.extraction.extraction_error, self.processor.on_extraction_error) {
@@ -332,7 +378,6 @@ impl Job<'_> {
     }
 
     fn document(&self, revision: u64, now: u64, work: Option<&Work>) -> Document {
-        let origin = Origin::of(self.message);
         let key = &self.change.key;
         let base = Document {
             bucket: self.change.bucket.clone(),
@@ -344,7 +389,7 @@ impl Job<'_> {
             revision,
             deleted: work.is_none(),
             message_id: self.message.id.0.clone(),
-            original_message_id: origin.map(|origin| origin.message_id),
+            original_message_id: Origin::id_of(self.message),
             request_id: self.change.request_id.clone(),
             ..Document::default()
         };
@@ -418,10 +463,11 @@ impl Record {
 fn results_trouble(error: StoreError) -> Halt {
     match error {
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
+        // One record moved to an archive class: this file's trouble.
+        StoreError::Archived(detail) => RetryReason::Refused(format!("its record is archived: {detail}")).into(),
         StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
         StoreError::Denied(_)
         | StoreError::Throttled(_)
-        | StoreError::Archived(_)
         | StoreError::BucketMissing(_)
         | StoreError::Unavailable(_) => RetryReason::Systemic(Dependency::Results, error.to_string()).into(),
     }
@@ -434,8 +480,9 @@ fn source_trouble(error: StoreError) -> Halt {
         StoreError::Archived(detail) => Halt::With(Outcome::Reject(RejectReason::Archived(detail))),
         StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
-        // One bucket of several may be gone for good: its messages must not stop the others.
-        StoreError::BucketMissing(_) => RetryReason::SourceMissing.into(),
+        // One bucket of several may be gone for good: its messages must not stop the others, and ON_MISSING_OBJECT=drop
+        // was said of an object, not of a bucket.
+        StoreError::BucketMissing(_) => RetryReason::Refused(error.to_string()).into(),
         StoreError::Unavailable(detail) => RetryReason::Systemic(Dependency::Source, detail).into(),
     }
 }

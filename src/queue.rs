@@ -46,6 +46,15 @@ pub struct Refusal {
     pub sender_fault: bool,
 }
 
+impl Refusal {
+    /// The receipt is not ours any more: no time will bring it back. By name, for `sender_fault` alone is also said of
+    /// what passes (throttling, keys of KMS).
+    pub fn is_final(&self) -> bool {
+        let name = self.code.rsplit('.').next().unwrap_or(&self.code);
+        self.sender_fault && matches!(name, "ReceiptHandleIsInvalid" | "MessageNotInflight" | "InvalidParameterValue")
+    }
+}
+
 /// The answer to one entry of a batch.
 pub type EntryReply = Result<(), Refusal>;
 

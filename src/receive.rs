@@ -19,6 +19,8 @@ use crate::retry::{Backoff, Jitter};
 
 /// After a failed poll; a refused one is no busier than one in 30 s in the end (Q14).
 const POLL_AGAIN: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) };
+/// Polls resume after a pause or an outage within [½, 1) of this.
+const RESUME: Duration = Duration::from_secs(1);
 /// A poll may last this much longer than its wait before it is given up (aws-sdk-rust#1094).
 const POLL_GRACE: Duration = Duration::from_secs(15);
 
@@ -52,10 +54,19 @@ impl Receiver {
         let mut failures = 0;
         let polling = self.polling.token();
         loop {
+            let passed = async {
+                let held_up = !self.gate.is_open();
+                let passage = self.gate.pass().await;
+                if held_up && passage == Passage::Free {
+                    // Pollers of many workers wake together: they must not all ask in the same instant.
+                    tokio::time::sleep(self.jitter.half_to_one(RESUME)).await;
+                }
+                passage
+            };
             let passage = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                passage = self.gate.pass() => passage,
+                passage = passed => passage,
             };
             let (least, most) = match passage {
                 Passage::Free => (at_least, SQS_MAX_BATCH),
@@ -67,8 +78,7 @@ impl Receiver {
                 seats = self.intake.seats(least, most) => seats,
             };
             let Some(seats) = seats else { return };
-            // Time has passed in the queue for seats: the gate may have shut.
-            if passage == Passage::Free && self.gate.is_shut() {
+            if !self.gate.still_grants(passage) {
                 continue;
             }
             // Not cancelled by the stop: an aborted poll still hides what it was about to hand out.

@@ -25,6 +25,7 @@ use crate::message::Message;
 use crate::outcome::{Judgement, Outcome, OutcomeName, Rules, Settlement, Verdict};
 use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
+use crate::shutdown::SETTLE_MARGIN;
 
 mod calls;
 mod held;
@@ -88,6 +89,8 @@ pub struct Settler {
     desk: Arc<Desk>,
     words: mpsc::Receiver<Word>,
     listening: bool,
+    /// Set when nobody can speak any more.
+    last_call: Option<Instant>,
     held: BTreeMap<LeaseNumber, Held>,
     next: u64,
     calls: JoinSet<Ended>,
@@ -97,7 +100,7 @@ impl Settler {
     /// A settler that listens to `words` (the other half of [`crate::lease::Intake`]).
     pub fn new(desk: Desk, words: mpsc::Receiver<Word>) -> Self {
         let desk = Arc::new(desk);
-        Self { desk, words, listening: true, held: BTreeMap::new(), next: 0, calls: JoinSet::new() }
+        Self { desk, words, listening: true, last_call: None, held: BTreeMap::new(), next: 0, calls: JoinSet::new() }
     }
 
     /// Runs until nobody can speak any more and every receipt has its end.
@@ -117,7 +120,11 @@ impl Settler {
                 word = self.words.recv(), if self.listening => match word {
                     Some(Word::Admit(admission)) => self.admit(admission),
                     Some(Word::Settled(settled)) => self.hear_verdict(settled),
-                    None => self.listening = false,
+                    // Everything has been said. What SQS does not acknowledge within the margin is lease_lost.
+                    None => {
+                        self.listening = false;
+                        self.last_call = Some(Instant::now() + SETTLE_MARGIN);
+                    }
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -130,12 +137,11 @@ impl Settler {
         let mut leases = Vec::with_capacity(batch.len());
         for (message, seat) in batch {
             let receipt = self.desk.books.received();
-            let origin = Origin::of(&message);
             events::MessageReceived {
                 message_id: message.id.0.clone(),
                 receive_count: message.receive_count,
                 sent_at: message.sent_at_ms.map(rfc3339),
-                original_message_id: origin.map(|origin| origin.message_id),
+                original_message_id: Origin::id_of(&message),
             }
             .emit();
             if self.adopt(&message, receipt, span) {
@@ -167,12 +173,21 @@ impl Settler {
     }
 
     /// Two deliveries of one message in one process are one piece of work: the newer handle is adopted, the older
-    /// receipt ends as lease_lost (its handle may no longer delete).
+    /// receipt ends as lease_lost (its handle may no longer delete). Replies of two polls may cross on their way, so the
+    /// one heard of last need not be the newer.
     fn adopt(&mut self, message: &Message, receipt: ReceiptNumber, span: Span) -> bool {
         let twin = self.held.values_mut().find(|held| {
-            held.message.id == message.id && matches!(held.phase, Phase::Working) && held.term.why_ended().is_none()
+            let in_work = matches!(held.phase, Phase::Working | Phase::Preparing);
+            held.message.id == message.id && in_work && held.term.why_ended().is_none()
         });
         let Some(held) = twin else { return false };
+        if message.receive_count < held.receive_count {
+            self.desk.books.settled(receipt, End::LeaseLost, OutcomeName::Cancelled);
+            let reason = Some("a newer delivery is in work".into());
+            let line = settled_line(held, End::LeaseLost, OutcomeName::Cancelled, reason);
+            events::MessageSettled { receive_count: message.receive_count, held_ms: 0, ..line }.emit();
+            return true;
+        }
         let older = std::mem::replace(&mut held.receipt, receipt);
         self.desk.books.settled(older, End::LeaseLost, OutcomeName::Cancelled);
         settled_line(held, End::LeaseLost, OutcomeName::Cancelled, Some("adopted by a newer delivery".into())).emit();
@@ -215,7 +230,7 @@ impl Settler {
                 return self.conclude(number, End::LeaseLost); // never returned, never dead-lettered
             }
             let end = if lost { End::LeaseLost } else { end };
-            held.phase = Phase::Final(Final::new(last, end, now, lost));
+            held.phase = Phase::Final(Final::new(last, end, now));
             return;
         }
         held.phase = Phase::Preparing;
@@ -242,8 +257,10 @@ impl Settler {
                 }
             }
             Ended::Finished { numbers, replies } => {
+                // One instant for all: what failed together is asked again together.
+                let again = Instant::now() + self.desk.jitter.half_to_one(TRY_AGAIN);
                 for (position, number) in numbers.into_iter().enumerate() {
-                    self.hear_final(number, entry(&replies, position));
+                    self.hear_final(number, entry(&replies, position), again);
                 }
             }
         }
@@ -269,9 +286,7 @@ impl Settler {
                 (Last::Return(delay), End::Returned)
             }
         };
-        // An acknowledged DLQ send is finished work: one delete even if the lease ended meanwhile, or there are two copies.
-        let late = now >= held.span.deadline && last == Last::Delete;
-        held.phase = Phase::Final(Final::new(last, end, now, late));
+        held.phase = Phase::Final(Final::new(last, end, now));
     }
 
     fn hear_extended(
@@ -294,20 +309,18 @@ impl Settler {
                 held.term.move_to(held.span.deadline);
             }
             // SQS says that the receipt is not ours: no time will bring it back.
-            Reply::Refused(refusal) if refusal.sender_fault => {
+            Reply::Refused(refusal) if refusal.is_final() => {
                 held.span.deadline = sent;
-                match &mut held.phase {
+                match held.phase {
                     Phase::Working | Phase::Preparing => end_term(held, "SQS refused the extension"),
-                    // Finished work is deleted all the same, once (design §4, "lease lost").
-                    Phase::Final(last) => last.late |= last.last == Last::Delete,
+                    Phase::Final(_) => {}
                 }
             }
             Reply::Refused(_) | Reply::Unknown(_) => held.span.retry_at(again),
         }
     }
 
-    fn hear_final(&mut self, number: LeaseNumber, reply: Reply) {
-        let again = Instant::now() + self.desk.jitter.half_to_one(TRY_AGAIN);
+    fn hear_final(&mut self, number: LeaseNumber, reply: Reply, again: Instant) {
         let Some(held) = self.held.get_mut(&number) else { return };
         held.busy = false;
         let Phase::Final(last) = &mut held.phase else { return };
@@ -316,7 +329,7 @@ impl Settler {
                 let end = if last.late { End::LeaseLost } else { last.end };
                 self.conclude(number, end);
             }
-            Reply::Refused(refusal) if refusal.sender_fault => {
+            Reply::Refused(refusal) if refusal.is_final() => {
                 last.trouble = format!("SQS refused: {}", refusal.code);
                 self.give_up(number);
             }
@@ -337,7 +350,8 @@ impl Settler {
         let Some(held) = self.held.get(&number) else { return };
         if let Phase::Final(Final { last: Last::Delete, tries, trouble, .. }) = &held.phase {
             let (message_id, detail) = (held.message.id.0.clone(), trouble.clone());
-            events::DeleteFailed { message_id, tries: *tries, detail }.emit();
+            let original_message_id = Origin::id_of(&held.message);
+            events::DeleteFailed { message_id, tries: *tries, detail, original_message_id }.emit();
         }
         self.conclude(number, End::LeaseLost);
     }

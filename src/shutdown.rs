@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gate::Gate;
 
-/// After the drain deadline, everything returned is settled within this: one failed call to SQS and another.
+/// When the last lease has ended, everything is settled within this (two failed calls to SQS, and a third), or given
+/// up as lease_lost: the process ends by itself, with its books, and not by SIGKILL.
 /// `TimeoutStopSec` must hold the longest open poll or the drain, whichever is longer, and this.
 pub const SETTLE_MARGIN: Duration = Duration::from_secs(15);
 

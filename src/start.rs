@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use tokio::sync::Notify;
 
 use crate::attempts::AttemptsLog;
 use crate::books::Books;
@@ -170,7 +171,9 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, Ca
 
     let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
     let (books, jitter) = (Arc::new(Books::default()), Arc::new(Jitter::from_entropy()));
+    let news = Arc::new(Notify::new());
     let parking = || Parking {
+        news: Arc::clone(&news),
         store: Arc::clone(&store),
         bucket: config.results_bucket.clone(),
         namespace: config.namespace.clone(),

@@ -5,6 +5,7 @@
 //! `store::s3` is the only file naming the SDK.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -132,8 +133,18 @@ pub trait Store: Send + Sync + 'static {
     async fn probe(&self, bucket: &str) -> Result<(), StoreError>;
 }
 
-/// Reads a small object of our own (a record, a marker) into memory, at most `limit` bytes.
+/// A whole record of tens of MiB arrives in this on any link that is worth working on.
+const READ_LIMIT: Duration = Duration::from_secs(60);
+
+/// Reads an object of our own (a record, a marker) into memory, at most `limit` bytes, under one total deadline.
 pub async fn read_all(object: OpenObject, limit: usize) -> Result<Bytes, StoreError> {
+    match tokio::time::timeout(READ_LIMIT, collect(object, limit)).await {
+        Ok(ended) => ended,
+        Err(_) => Err(StoreError::Interrupted(format!("the body took longer than {READ_LIMIT:?}"))),
+    }
+}
+
+async fn collect(object: OpenObject, limit: usize) -> Result<Bytes, StoreError> {
     use futures_util::StreamExt as _;
     let mut body = object.body;
     let mut bytes = Vec::with_capacity(usize::try_from(object.head.size).unwrap_or(0).min(limit));

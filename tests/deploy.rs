@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use quittance::config::{Args, Surroundings, WorkerConfig};
 use quittance::message::{DocumentId, MessageId, Namespace};
+use quittance::shutdown::SETTLE_MARGIN;
 use quittance::store::layout;
 use serde_json::Value;
 
 const UNIT: &str = include_str!("../systemd/quittance-worker.service");
 const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
 const CARGO: &str = include_str!("../Cargo.toml");
-
-/// What settling may take after the drain: the last batches, with their retries.
-const SETTLE_MARGIN: Duration = Duration::from_secs(10);
 
 /// All values of a key of the unit, in order.
 fn unit(key: &str) -> Vec<&'static str> {

@@ -289,10 +289,11 @@ async fn a_body_breaks_ends_stalls_or_drips_where_it_is_told() {
     // The stream ends without an error: only the promised length tells.
     let short = read(BodyFault::EndsAt(199_999)).await.unwrap();
     assert_eq!(short, Err(StoreError::Interrupted("199999 of 200000 bytes".into())));
-    assert!(read(BodyFault::StallsAt(70_000)).await.is_err(), "for ever");
+    let stalled = read(BodyFault::StallsAt(70_000)).await.unwrap();
+    assert!(matches!(stalled, Err(StoreError::Interrupted(_))), "for ever, but for the reader's deadline: {stalled:?}");
     let began = Instant::now();
-    assert_eq!(read(BodyFault::Drips(MINUTE)).await.unwrap(), Ok(body.clone()));
-    assert_eq!(began.elapsed(), 4 * MINUTE);
+    assert_eq!(read(BodyFault::Drips(MINUTE / 6)).await.unwrap(), Ok(body.clone()));
+    assert_eq!(began.elapsed(), 4 * MINUTE / 6);
     let object = store.get(SOURCE, "k").await.unwrap().unwrap();
     assert_eq!(object.body.count().await, 4, "whole again, in chunks");
 }

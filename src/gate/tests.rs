@@ -113,3 +113,36 @@ async fn a_pause_holds_until_every_hand_has_let_go() {
     gate.resume("operator");
     assert_eq!(passes(&gate).await, Some(Passage::Free));
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_shut_an_unclear_failure_is_everybodys_and_a_failure_of_the_files_own_reopens() {
+    let gate = Arc::new(gate());
+    for _ in 0..3 {
+        gate.weigh("b/k", systemic());
+    }
+    let denied = || Outcome::Retry(RetryReason::Denied("KMS".into()));
+    assert!(matches!(gate.weigh("b/1", denied()), Outcome::Retry(RetryReason::Systemic(..))), "charged to nobody");
+    gate.on_trial();
+    assert_eq!(passes(&gate).await, Some(Passage::One));
+    gate.weigh("b/2", Outcome::Reject(RejectReason::Malformed("x".into())));
+    let started = Instant::now();
+    assert_eq!(passes(&gate).await, Some(Passage::One), "it asked no bucket: the next may try");
+    assert_eq!(started.elapsed(), Duration::ZERO, "at once");
+    gate.weigh("b/3", Outcome::Reject(RejectReason::TooLarge("x".into())));
+    assert_eq!(passes(&gate).await, Some(Passage::Free), "the bucket answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_is_overtaken_by_an_outage_or_a_pause() {
+    let gate = gate();
+    assert!(gate.still_grants(Passage::Free));
+    gate.pause("signal", "SIGUSR1");
+    assert!(!gate.still_grants(Passage::Free) && !gate.still_grants(Passage::One));
+    gate.resume("signal");
+    for _ in 0..3 {
+        gate.weigh("b/k", systemic());
+    }
+    assert!(!gate.still_grants(Passage::Free));
+    gate.on_trial();
+    assert!(gate.still_grants(Passage::One) && !gate.still_grants(Passage::Free));
+}

@@ -29,9 +29,25 @@ const BATCH_LIMIT: Duration = Duration::from_secs(60);
 const HABITS: Habits =
     Habits { failures: 3, tries: Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) } };
 
+/// Why a document was not sent.
+const OPEN: &str = "the index breaker is open";
+
+/// See [`Lane::room`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// The index is well.
+    Free,
+    /// One document decides whether it is well again.
+    One,
+    /// Not now.
+    None,
+}
+
 struct Offered {
     item: IndexItem,
     verdict: oneshot::Sender<ItemVerdict>,
+    /// The one that may go although the breaker is open.
+    trial: bool,
 }
 
 /// The way into the index; cheap to clone.
@@ -57,41 +73,32 @@ impl Lane {
 
     /// Brings one document in. Never an error: what cannot be known is `Systemic`.
     pub async fn submit(&self, item: IndexItem) -> ItemVerdict {
-        if let Err(why) = self.shared.may_call() {
-            return ItemVerdict::Systemic(why);
-        }
+        let trial = match self.shared.with_breaker(|breaker, now| breaker.leave(now, &self.shared.jitter)) {
+            Leave::Yes => false,
+            Leave::Try => true,
+            Leave::No(_) => return ItemVerdict::Systemic(OPEN.into()),
+        };
         let (verdict, answer) = oneshot::channel();
-        if self.offers.send(Offered { item, verdict }).await.is_err() {
+        if self.offers.send(Offered { item, verdict, trial }).await.is_err() {
             return ItemVerdict::Systemic("the side path has stopped".into());
         }
         answer.await.unwrap_or_else(|_| ItemVerdict::Systemic("the side path lost the answer".into()))
     }
 
-    /// Is the index well? While the breaker is open this asks it, when a try is due.
-    pub async fn is_well(&self) -> bool {
-        let leave = self.shared.with_breaker(|breaker, now| breaker.leave(now, &self.shared.jitter));
-        match leave {
-            Leave::Yes => true,
-            Leave::No(_) => false,
-            Leave::Try => {
-                let probe = self.shared.search.probe().await;
-                self.shared.report(probe.as_ref().err().map(ToString::to_string).as_deref());
-                probe.is_ok()
-            }
-        }
+    /// How many documents may be brought now: any number, one (a try is due), or none.
+    /// Only a written document closes the breaker: an index that answers a look may still refuse to write.
+    pub fn room(&self) -> Room {
+        self.shared.with_breaker(|breaker, now| match (breaker.is_open(), breaker.try_is_due(now)) {
+            (false, _) => Room::Free,
+            (true, true) => Room::One,
+            (true, false) => Room::None,
+        })
     }
 }
 
 impl Shared {
     fn with_breaker<T>(&self, act: impl FnOnce(&mut Breaker, Instant) -> T) -> T {
         act(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
-    }
-
-    fn may_call(&self) -> Result<(), String> {
-        match self.with_breaker(|breaker, now| breaker.leave(now, &self.jitter)) {
-            Leave::Yes | Leave::Try => Ok(()),
-            Leave::No(_) => Err("the index breaker is open".into()),
-        }
     }
 
     /// `None` is well.
@@ -118,6 +125,10 @@ async fn drive(shared: Arc<Shared>, mut heard: mpsc::Receiver<Offered>) {
     let requests = Arc::new(Semaphore::new(REQUESTS));
     while let Some(first) = heard.recv().await {
         let until = Instant::now() + LINGER;
+        // Nobody waits any more: the work was cancelled. An outage leaves many of those.
+        if first.verdict.is_closed() {
+            continue;
+        }
         let mut bytes = first.item.source.len();
         let mut batch = vec![first];
         while batch.len() < BATCH_DOCUMENTS && bytes < BATCH_BYTES {
@@ -143,8 +154,16 @@ async fn drive(shared: Arc<Shared>, mut heard: mpsc::Receiver<Offered>) {
 
 /// Sends a batch; halves it for as long as the whole is refused.
 async fn send(shared: &Shared, batch: Vec<Offered>) {
+    let trial = batch.iter().any(|offered| offered.trial);
     let mut parts = VecDeque::from([batch]);
     while let Some(part) = parts.pop_front() {
+        // It may have opened while this batch waited for its turn.
+        if !trial && shared.with_breaker(|breaker, _| breaker.is_open()) {
+            for offered in part {
+                drop(offered.verdict.send(ItemVerdict::Systemic(OPEN.into())));
+            }
+            continue;
+        }
         let (items, verdicts): (Vec<_>, Vec<_>) =
             part.into_iter().map(|offered| (offered.item, offered.verdict)).unzip();
         match shared.search.bulk(&items).await {
@@ -166,7 +185,7 @@ async fn send(shared: &Shared, batch: Vec<Offered>) {
             }
             Err(SearchError::WholeRefused(_)) => {
                 let mut rest: Vec<_> =
-                    items.into_iter().zip(verdicts).map(|(item, verdict)| Offered { item, verdict }).collect();
+                    items.into_iter().zip(verdicts).map(|(item, verdict)| Offered { item, verdict, trial }).collect();
                 let second = rest.split_off(rest.len() / 2);
                 parts.push_front(second);
                 parts.push_front(rest);

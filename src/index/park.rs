@@ -10,9 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use tokio::sync::Notify;
+
 use crate::clock::{WallClock, date, rfc3339};
 use crate::message::{DocumentId, Namespace};
-use crate::store::{Condition, PutReply, Store, layout};
+use crate::store::{Condition, PutReply, Store, StoreError, layout};
 
 /// One small PUT.
 const PARK_LIMIT: Duration = Duration::from_secs(10);
@@ -70,6 +72,8 @@ pub struct Parking {
     pub namespace: Namespace,
     /// For `failed_at`.
     pub clock: Arc<dyn WallClock>,
+    /// Told when something was parked for replay.
+    pub news: Arc<Notify>,
 }
 
 impl Parking {
@@ -89,7 +93,12 @@ impl Parking {
             Lot::Retry => layout::parked(&day, &self.namespace, &what.document_id, what.revision),
             Lot::Errored => layout::errored(&day, &self.namespace, &what.document_id, what.revision),
         };
-        self.write(&key, &marker).await
+        self.write(&key, &marker).await?;
+        match lot {
+            Lot::Retry => self.news.notify_one(),
+            Lot::Errored => {}
+        }
+        Ok(())
     }
 
     /// A marker that replay gives up on, under the same tail in `errored-index/`, with its first `failed_at` kept.
@@ -99,13 +108,27 @@ impl Parking {
     }
 
     async fn write(&self, key: &str, marker: &Marker) -> Result<(), String> {
-        let body = serde_json::to_vec(marker).map_err(|error| error.to_string())?;
-        let no_metadata = BTreeMap::new();
-        let put = self.store.put(&self.bucket, key, Bytes::from(body), &no_metadata, Condition::Absent);
-        match tokio::time::timeout(PARK_LIMIT, put).await {
-            Ok(Ok(PutReply::Written { .. } | PutReply::Conflict)) => Ok(()),
+        let body = Bytes::from(serde_json::to_vec(marker).map_err(|error| error.to_string())?);
+        match tokio::time::timeout(PARK_LIMIT, self.acknowledged(key, body)).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(format!("lost every race for {key}, and it is not there")),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {PARK_LIMIT:?}")),
         }
+    }
+
+    /// A conflict is a 412, which proves that the marker is there, or a 409, which proves nothing: it is looked at.
+    async fn acknowledged(&self, key: &str, body: Bytes) -> Result<bool, StoreError> {
+        for _ in 0..3 {
+            let put = self.store.put(&self.bucket, key, body.clone(), &BTreeMap::new(), Condition::Absent).await?;
+            let there = match put {
+                PutReply::Written { .. } => true,
+                PutReply::Conflict => self.store.head(&self.bucket, key).await?.is_some(),
+            };
+            if there {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::bulk::Lane;
+use super::bulk::{Lane, Room};
 use super::park::{Marker, Parking};
 use super::{IndexItem, ItemVerdict};
 use crate::books::Books;
 use crate::events::{self, Event};
 use crate::message::Namespace;
 use crate::process::record::Record;
-use crate::retry::Jitter;
+use crate::retry::{Backoff, Jitter};
 use crate::store::{Store, StoreError, layout, read_all};
 
-/// Between two looks at the parked prefix.
-const EVERY: Duration = Duration::from_secs(5);
+/// Between two looks at the parked prefix, while something is there; doubling to the cap while nothing is, for a look
+/// is a LIST that is paid for. A document that this worker parks brings the next look forward.
+const LOOKS: Backoff = Backoff { base: Duration::from_secs(10), cap: Duration::from_secs(120) };
 /// Markers per look.
 const PAGE: usize = 100;
 /// Markers in work at once.
@@ -48,73 +49,121 @@ pub struct Replayer {
 
 /// What became of a marker.
 enum Fate {
+    /// Its document is in the index.
     Indexed,
+    /// It lies in `errored-index/` now.
     Errored,
-    Left,
+    /// Somebody else was there first, or it is no marker of ours.
+    NotOurs,
+    /// Its own trouble (record denied, archived, cut off): the next look tries again, the others go on.
+    Stuck(String),
+    /// The index or the store is sick: the rest waits, free of charge.
+    Sick,
+}
+
+#[derive(Default)]
+struct Tally {
+    indexed: u64,
+    errored: u64,
+    stuck: u64,
+    /// What the first stuck one said.
+    trouble: Option<String>,
+    seen: u64,
 }
 
 impl Replayer {
     /// Runs until told to stop.
     pub async fn run(self, stop: CancellationToken) {
+        let mut idle = 0;
         loop {
+            let pause = tokio::time::sleep(LOOKS.wait(idle, &self.jitter));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.jitter.half_to_one(EVERY * 2)) => {}
+                () = pause => {}
+                () = self.parking.news.notified() => {
+                    idle = 0; // not at once: the index has just refused this document
+                    let pause = tokio::time::sleep(LOOKS.wait(0, &self.jitter));
+                    tokio::select! { biased; () = stop.cancelled() => return, () = pause => {} }
+                }
             }
-            if !self.lane.is_well().await {
+            if self.lane.room() == Room::None {
                 continue;
             }
-            tokio::select! {
+            let mut tally = Tally::default();
+            let swept = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                swept = self.sweep() => if let Err(error) = swept {
-                    tracing::debug!(target: "quittance", "replay could not look: {error}");
-                },
+                swept = self.sweep(&mut tally) => swept,
+            };
+            idle = if tally.seen == 0 { idle.saturating_add(1) } else { 0 };
+            if tally.indexed + tally.errored > 0 {
+                self.books.replayed(tally.indexed);
+                let Tally { indexed, errored, stuck, .. } = tally;
+                events::ParkedReplayed { indexed, errored, stuck }.emit();
+            }
+            if let Some(detail) = swept.err().map(|error| error.to_string()).or(tally.trouble) {
+                events::ReplayTrouble { detail, stuck: tally.stuck }.emit();
             }
         }
     }
 
-    /// Once over what is parked, oldest first, for as long as the index takes it.
-    async fn sweep(&self) -> Result<(), StoreError> {
-        let (mut indexed, mut errored, mut left) = (0, 0, 0);
+    /// Once over what is parked, oldest first, for as long as index and store are well.
+    async fn sweep(&self, tally: &mut Tally) -> Result<(), StoreError> {
+        let mine = format!("/{}/", self.namespace);
         let mut after: Option<String> = None;
         loop {
             let page = self.store.list(&self.bucket, "retry-index/", after.as_deref(), PAGE).await?;
-            let mine = format!("/{}/", self.namespace);
             let keys: Vec<&String> = page.keys.iter().filter(|key| key.contains(&mine)).collect();
-            for some in keys.chunks(TOGETHER) {
-                for fate in futures_util::future::join_all(some.iter().map(|key| self.replay(key))).await {
-                    match fate? {
-                        Fate::Indexed => indexed += 1,
-                        Fate::Errored => errored += 1,
-                        Fate::Left => left += 1,
+            tally.seen += keys.len() as u64;
+            let mut rest = keys.as_slice();
+            while !rest.is_empty() {
+                // While the index is not known to be well, one document finds out for all.
+                let together = match self.lane.room() {
+                    Room::Free => TOGETHER.min(rest.len()),
+                    Room::One => 1,
+                    Room::None => return Ok(()),
+                };
+                let (now, later) = rest.split_at(together);
+                rest = later;
+                for fate in futures_util::future::join_all(now.iter().map(|key| self.fate(key))).await {
+                    match fate {
+                        Fate::Indexed => tally.indexed += 1,
+                        Fate::Errored => tally.errored += 1,
+                        Fate::NotOurs => {}
+                        Fate::Stuck(why) => {
+                            tally.stuck += 1;
+                            tally.trouble.get_or_insert(why);
+                        }
+                        Fate::Sick => return Ok(()),
                     }
-                }
-                if left > 0 {
-                    break; // the index is sick again: the rest waits, free of charge
                 }
             }
             after = page.keys.last().cloned();
-            if left > 0 || !page.more || after.is_none() {
-                break;
+            if !page.more || after.is_none() {
+                return Ok(());
             }
         }
-        if indexed + errored > 0 {
-            self.books.replayed(indexed);
-            events::ParkedReplayed { indexed, errored, left }.emit();
+    }
+
+    async fn fate(&self, key: &str) -> Fate {
+        match self.replay(key).await {
+            Ok(fate) => fate,
+            Err(StoreError::Unavailable(_) | StoreError::Throttled(_) | StoreError::BucketMissing(_)) => Fate::Sick,
+            Err(
+                error @ (StoreError::Denied(_)
+                | StoreError::Archived(_)
+                | StoreError::Interrupted(_)
+                | StoreError::Refused(_)),
+            ) => Fate::Stuck(format!("{key}: {error}")),
         }
-        Ok(())
     }
 
     async fn replay(&self, key: &str) -> Result<Fate, StoreError> {
-        let Some(object) = self.store.get(&self.bucket, key).await? else { return Ok(Fate::Left) };
+        let Some(object) = self.store.get(&self.bucket, key).await? else { return Ok(Fate::NotOurs) };
         let marker: Marker = match serde_json::from_slice(&read_all(object, MARKER_LIMIT).await?) {
             Ok(marker) => marker,
-            Err(error) => {
-                tracing::warn!(target: "quittance", "{key} is no marker and stays where it is: {error}");
-                return Ok(Fate::Errored);
-            }
+            Err(error) => return Ok(Fate::Stuck(format!("{key} is no marker: {error}"))),
         };
         let record_key = layout::record(&self.namespace, &marker.document_id);
         let Some(object) = self.store.get(&self.bucket, &record_key).await? else {
@@ -135,7 +184,7 @@ impl Replayer {
                 Ok(Fate::Indexed)
             }
             ItemVerdict::Refused(reason) => self.give_up(key, &marker, &reason).await,
-            ItemVerdict::Systemic(_) => Ok(Fate::Left),
+            ItemVerdict::Systemic(_) => Ok(Fate::Sick),
         }
     }
 
@@ -144,9 +193,8 @@ impl Replayer {
         self.parking.move_to_errored(key, marker, reason).await.map_err(StoreError::Unavailable)?;
         self.store.delete(&self.bucket, key).await?;
         let document_id = marker.document_id.as_str().to_owned();
-        let place = format!("{}/{}", marker.bucket, marker.key);
-        let revision = marker.revision;
-        events::DocumentErrored { document_id, key: place, revision, reason: reason.to_owned() }.emit();
+        let (key, revision, reason) = (marker.key.clone(), marker.revision, reason.to_owned());
+        events::DocumentErrored { document_id, key, revision, reason }.emit();
         Ok(Fate::Errored)
     }
 }

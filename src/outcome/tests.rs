@@ -158,3 +158,20 @@ fn the_worst_change_of_a_message_wins_in_any_order() {
         }
     }
 }
+
+#[test]
+fn a_message_is_not_dropped_for_one_missing_source_while_another_change_of_it_is_undone() {
+    let drop = Rules { on_missing: OnMissing::Drop, ..RULES };
+    let report = |outcome| ChangeReport { work_id: None, key: "k".into(), outcome, indexed: Indexed::None };
+    let missing = || report(Outcome::Retry(RetryReason::SourceMissing));
+    let plan = |others: &[ChangeReport]| {
+        let mut reports = vec![missing()];
+        reports.extend_from_slice(others);
+        plan_with(drop, retry(RetryReason::SourceMissing), 4, 6).sparing_the_undone(&reports).settlement
+    };
+    assert_eq!(plan(&[missing(), report(Outcome::Done), report(Outcome::Superseded)]), Settlement::Delete);
+    let rejected = report(Outcome::Reject(RejectReason::TooLarge("big".into())));
+    assert_eq!(plan(&[rejected]), Settlement::DeadLetter(DeadLetterReason::TooLarge, "big".into()));
+    let failed = report(Outcome::Retry(RetryReason::Denied("no".into())));
+    assert_eq!(plan(&[report(Outcome::Done), failed]), Settlement::DeadLetter(DeadLetterReason::Denied, "no".into()));
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use sha2::{Digest, Sha256};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 
 use crate::message::hex;
 use crate::store::{ObjectHead, OpenObject, StoreError};
@@ -19,7 +19,12 @@ use crate::store::{ObjectHead, OpenObject, StoreError};
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(600);
 /// Name of a worker's lock in its own temp folder.
 const LOCK: &str = "lock";
-const PREFIX: &str = "worker-";
+/// Folders of workers that live, or died.
+const LIVE: &str = "worker-";
+/// Folders on their way.
+const NEW: &str = "new-";
+/// A folder on its way for longer than this has nobody.
+const HALF_MADE: Duration = Duration::from_secs(3600);
 
 /// A file that was read whole.
 pub struct Fetched {
@@ -61,49 +66,74 @@ pub enum FetchError {
     Host(#[from] io::Error),
 }
 
-/// A worker's own folder for files in work.
+/// A worker's own folder for files in work, removed when dropped.
 pub struct TempFolder {
-    dir: TempDir,
+    path: PathBuf,
     _lock: File,
 }
 
 impl TempFolder {
     /// Makes the folder below `root`, after sweeping what dead workers left there. A living worker's folder is known
-    /// by the lock that its process holds, and is left alone.
+    /// by the lock that its process holds, and is left alone; it gets the name that is swept only once it is locked.
     pub fn open(root: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(root)?;
         sweep(root)?;
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root)?;
-        let lock = File::create(dir.path().join(LOCK))?;
+        let new = tempfile::Builder::new().prefix(NEW).tempdir_in(root)?;
+        let lock = File::create(new.path().join(LOCK))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::Error(error) => error,
             TryLockError::WouldBlock => io::Error::other("a new lock file is locked"),
         })?;
-        Ok(Self { dir, _lock: lock })
+        let name = new.path().file_name().unwrap_or_default().to_string_lossy().replacen(NEW, LIVE, 1);
+        let path = root.join(name);
+        std::fs::rename(new.keep(), &path)?;
+        Ok(Self { path, _lock: lock })
     }
 
     /// Where it is.
     pub fn path(&self) -> PathBuf {
-        self.dir.path().to_owned()
+        self.path.clone()
+    }
+}
+
+impl Drop for TempFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path); // what stays is swept by the next worker
     }
 }
 
 fn sweep(root: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) || !entry.file_type()?.is_dir() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !entry.file_type()?.is_dir() {
             continue;
         }
-        let dead = match File::open(entry.path().join(LOCK)) {
-            Ok(lock) => lock.try_lock().is_ok(),
-            // Without a lock: killed between making the folder and the lock, or being made right now; next time.
-            Err(_) => false,
+        let dead = if name.starts_with(LIVE) {
+            match File::open(entry.path().join(LOCK)) {
+                Ok(lock) => lock.try_lock().is_ok(),
+                Err(error) => error.kind() == io::ErrorKind::NotFound, // half swept: it had one when it got its name
+            }
+        } else {
+            // Killed between making and naming it; a younger one may be on its way.
+            name.starts_with(NEW) && entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > HALF_MADE)
         };
         if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::warn!(target: "quittance", "cannot remove {}: {error}", entry.path().display());
         }
     }
     Ok(())
+}
+
+/// A new file in the folder; the folder is made again if something has cleaned it away (`/tmp` is, on many hosts).
+fn new_file(folder: &Path) -> io::Result<NamedTempFile> {
+    match NamedTempFile::new_in(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(folder)?;
+            NamedTempFile::new_in(folder)
+        }
+        made => made,
+    }
 }
 
 /// Reads `object` into `folder`, at most `limit` bytes.
@@ -120,7 +150,7 @@ pub async fn fetch(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetc
 
 async fn read(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetched, FetchError> {
     let OpenObject { head, mut body } = object;
-    let mut file = NamedTempFile::new_in(folder)?;
+    let mut file = new_file(folder)?;
     let mut hasher = Sha256::new();
     let mut size = 0_u64;
     while let Some(chunk) = body.next().await {
@@ -193,9 +223,23 @@ mod tests {
         std::fs::write(dead.join(LOCK), b"").unwrap();
         std::fs::write(dead.join("left"), b"x").unwrap();
         let foreign = root.path().join("somebody-elses");
+        let half_made = root.path().join("new-abc");
         std::fs::create_dir(&foreign).unwrap();
-        let _next = TempFolder::open(root.path()).unwrap();
-        assert!(living.path().exists() && foreign.exists());
+        std::fs::create_dir(&half_made).unwrap();
+        let next = TempFolder::open(root.path()).unwrap();
+        assert!(living.path().exists() && foreign.exists() && half_made.exists());
         assert!(!dead.exists());
+        let path = next.path();
+        drop(next);
+        assert!(!path.exists(), "it takes its folder with it");
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_was_cleaned_away_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = TempFolder::open(root.path()).unwrap();
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        let fetched = fetch(object(vec![Ok(Bytes::from_static(b"abc"))], 3), &folder.path(), 3).await.unwrap();
+        assert_eq!(std::fs::read(fetched.path()).unwrap(), b"abc");
     }
 }

@@ -21,7 +21,12 @@ const LINGER: Duration = Duration::from_millis(5);
 impl Settler {
     /// Starts every call that is due and says when to look again.
     pub(super) fn act(&mut self, now: Instant) -> Instant {
-        let mut wake = now + Duration::from_secs(3600);
+        let mut wake = self.last_call.unwrap_or(now + Duration::from_secs(3600));
+        if self.last_call.is_some_and(|last_call| now >= last_call) {
+            let late: Vec<LeaseNumber> = self.held.keys().copied().collect();
+            late.into_iter().for_each(|number| self.give_up(number));
+            return now;
+        }
         let mut extend = Vec::new();
         let mut finals = Vec::new();
         let mut over = Vec::new();
@@ -44,14 +49,20 @@ impl Settler {
                             }
                         }
                         Beat::Extend(_) if held.busy => wake = wake.min(held.span.deadline),
-                        Beat::Extend(granted) => extend.push((*number, granted, true)),
+                        Beat::Extend(granted) => {
+                            // The lease may end while the call is under way.
+                            wake = wake.min(held.span.deadline);
+                            extend.push((*number, granted, true));
+                        }
                     }
                 }
                 Phase::Final(last) => {
                     if held.busy {
                         continue;
                     }
-                    if now >= held.span.deadline && !(last.late && last.tries == 0) {
+                    // A delete goes out once whatever the time: it follows finished work or an acknowledged dead letter.
+                    let untried = last.last == Last::Delete && last.tries == 0;
+                    if now >= held.span.deadline && !untried {
                         over.push(*number);
                     } else if now >= last.ready_at {
                         finals.push(*number);
@@ -127,6 +138,7 @@ impl Settler {
             let Some(held) = self.held.get_mut(number) else { continue };
             let Phase::Final(last) = &mut held.phase else { continue };
             last.tries += 1;
+            last.late |= now >= held.span.deadline;
             held.busy = true;
             if let Last::Return(delay) = last.last {
                 let room = SQS_MAX_VISIBILITY.saturating_sub(now.saturating_duration_since(held.span.first));

@@ -39,9 +39,9 @@ pub(super) struct Final {
 }
 
 impl Final {
-    pub(super) fn new(last: Last, end: End, ready_at: Instant, late: bool) -> Self {
+    pub(super) fn new(last: Last, end: End, ready_at: Instant) -> Self {
         let trouble = "not acknowledged by the end of the lease".to_owned();
-        Self { last, end, ready_at, tries: 0, alone: false, late, trouble }
+        Self { last, end, ready_at, tries: 0, alone: false, late: false, trouble }
     }
 }
 
@@ -76,7 +76,12 @@ pub(super) const CAPPED: &str = "held for SQS's 12 hours";
 
 pub(super) fn end_term(held: &mut Held, why: &'static str) {
     held.term.end(why);
-    events::LeaseLost { message_id: held.message.id.0.clone(), detail: why.to_owned() }.emit();
+    events::LeaseLost {
+        message_id: held.message.id.0.clone(),
+        detail: why.to_owned(),
+        original_message_id: Origin::id_of(&held.message),
+    }
+    .emit();
 }
 
 pub(super) fn settled_line(
@@ -100,7 +105,7 @@ pub(super) fn settled_line(
         keys: reports.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
         held_ms: u64::try_from(held.taken_on.elapsed().as_millis()).unwrap_or(u64::MAX),
         index: reports.iter().map(|report| report.indexed).max().unwrap_or(Indexed::None).as_str(),
-        original_message_id: Origin::of(&held.message).map(|origin| origin.message_id),
+        original_message_id: Origin::id_of(&held.message),
     }
 }
 

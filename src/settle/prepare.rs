@@ -10,6 +10,7 @@ use super::Desk;
 use super::held::CAPPED;
 use crate::attempts::Seen;
 use crate::books::End;
+use crate::dead_letter::Origin;
 use crate::events::{self, Event};
 use crate::lease::Term;
 use crate::message::Message;
@@ -41,12 +42,13 @@ pub(super) async fn prepare(
     let seen = match limited(desk.attempts.read(&message.id, receive_count)).await {
         Ok(seen) => Some(seen),
         Err(detail) => {
-            events::AttemptNotRecorded { message_id: message.id.0.clone(), detail }.emit();
+            not_recorded(&message, detail);
             None
         }
     };
     let failed_before = seen.as_ref().map_or(0, |seen| seen.attempts.failed);
-    let mut plan = desk.rules.plan(&judgement.verdict, failed_before, receive_count, &desk.jitter);
+    let plan = desk.rules.plan(&judgement.verdict, failed_before, receive_count, &desk.jitter);
+    let mut plan = plan.sparing_the_undone(&judgement.reports);
     if capped {
         plan.settlement = Settlement::DeadLetter(DeadLetterReason::Deadline, CAPPED.to_owned());
         plan.reason = Some(format!("{}: {CAPPED}", DeadLetterReason::Deadline.as_str()));
@@ -82,7 +84,10 @@ pub(super) async fn prepare(
             match limited(letter).await {
                 Ok(()) => Prepared::Delete { outcome, reason, end: End::DeadLettered },
                 Err(detail) => {
-                    events::DeadLetterFailed { message_id: message.id.0.clone(), reason: why.as_str(), detail }.emit();
+                    let (message_id, original_message_id) = (message.id.0.clone(), Origin::id_of(&message));
+                    let failed =
+                        events::DeadLetterFailed { message_id, reason: why.as_str(), detail, original_message_id };
+                    failed.emit();
                     let delay = AFTER_FAILED_SEND.wait(0, &desk.jitter);
                     Prepared::Return { delay, outcome, reason }
                 }
@@ -95,10 +100,15 @@ async fn charge(desk: &Desk, message: &Message, seen: Seen, reason: &str) -> Opt
     match limited(desk.attempts.charge(&message.id, seen, reason)).await {
         Ok(attempts) => Some(attempts),
         Err(detail) => {
-            events::AttemptNotRecorded { message_id: message.id.0.clone(), detail }.emit();
+            not_recorded(message, detail);
             None
         }
     }
+}
+
+fn not_recorded(message: &Message, detail: String) {
+    let (message_id, original_message_id) = (message.id.0.clone(), Origin::id_of(message));
+    events::AttemptNotRecorded { message_id, detail, original_message_id }.emit();
 }
 
 async fn limited<T, E: std::fmt::Display>(step: impl Future<Output = Result<T, E>>) -> Result<T, String> {

@@ -17,15 +17,22 @@ use quittance::store::ObjectHead;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+pub mod bench;
 pub mod faults;
+pub mod history;
 pub mod queue;
+pub mod reader;
 pub mod search;
 pub mod store;
+pub mod wires;
+pub mod worker;
 
 pub use faults::{Call, Fate, Faults, Stamp, Ticks};
 pub use queue::{Effect, ModelQueue, QueueAnswer, QueueAsk, QueueSettings, StaleDelete};
 pub use search::{ModelSearch, SearchAnswer, SearchAsk};
 pub use store::{BodyFault, ModelStore, Rule, StoreAnswer, StoreAsk, Verb};
+pub use wires::{Asking, Cut};
+pub use worker::{Setup, Site, Worker, document_id, record_key, until};
 
 /// The wall clock when a world begins: 2026-11-22T00:00:00Z.
 pub const EPOCH_MS: u64 = 1_795_305_600_000;

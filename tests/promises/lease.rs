@@ -1,0 +1,208 @@
+//! P7: no work without a lease. Heartbeats keep it, its loss ends the work, twins are one work, twelve hours are the end.
+
+use std::time::Duration;
+
+use quittance::outcome::Outcome;
+use quittance::queue::{Queue as _, SQS_MAX_VISIBILITY};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::sim::bench::{BENCH, Bench, judged};
+use crate::sim::reader::Act;
+use crate::sim::{Faults, QueueAsk, RESULTS, Setup, Site, StaleDelete, history, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const VISIBILITY: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn a_job_of_ten_minutes_is_kept_by_heartbeats_and_received_once() {
+    let site = Site::new(1);
+    site.reader.plan("a.txt", [Act::Takes(600 * SECOND)]);
+    let id = site.world.upload("a.txt", "text", 1);
+    let line = site.drain(&Setup::default()).await;
+    assert_eq!((line.received, line.done), (1, 1));
+    assert_eq!(history::receives(&site.world.queue)[&id], 1);
+    let extensions = site.world.queue.calls().iter().filter(|call| matches!(call.ask, QueueAsk::Change(_))).count();
+    assert!((29..=31).contains(&extensions), "a third of the lease apart: {extensions}");
+    assert_eq!(history::no_write_without_a_lease(&site.world, "last", VISIBILITY), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_failed_extensions_of_three_lose_nothing() {
+    let site = Site::new(1);
+    site.reader.plan("a.txt", [Act::Takes(100 * SECOND)]);
+    site.world.upload("a.txt", "text", 1);
+    let worker = site.start("w", &Setup::default());
+    let down = Faults { down_until: Some(Instant::now() + 50 * SECOND), ..Faults::default() };
+    site.world.queue.faults(|faults| faults.change = down);
+    site.until_empty().await;
+    assert_eq!(worker.stop().await.received, 1);
+    assert!(!site.lines("extend_failed").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_cannot_be_extended_ends_the_work_before_anything_is_written() {
+    for (name, faults) in [
+        ("not reached", Faults { down: true, ..Faults::default() }),
+        ("never answered", Faults { latency: (90 * SECOND, 90 * SECOND), ..Faults::default() }),
+        ("throttled", Faults { throttle: 1.0, ..Faults::default() }),
+    ] {
+        let site = Site::new(1);
+        // Without the end of the lease, it would write five seconds after it.
+        site.reader.plan("a.txt", [Act::Takes(65 * SECOND), Act::Reads]);
+        site.world.upload("a.txt", "text", 1);
+        site.world.queue.faults(|all| all.change = faults);
+        let began = Instant::now();
+        let worker = site.start("w", &Setup::default());
+        until("the lease is lost", 70 * SECOND, || !site.settlements().is_empty()).await;
+        assert_eq!(began.elapsed().as_secs(), 60, "{name}");
+        assert_eq!(site.settlements(), ["cancelled/lease_lost"], "{name}");
+        site.until_empty().await;
+        let line = worker.stop().await;
+        assert_eq!((line.received, line.lease_lost, line.done), (2, 1, 1), "{name}");
+        assert_eq!(history::no_write_without_a_lease(&site.world, "w", VISIBILITY), 1, "{name}");
+        assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new(), "{name}: no failure of its own");
+    }
+}
+
+/// The reply to the poll takes twelve seconds of the minute: the lease has 48 left when it is born here.
+#[tokio::test(start_paused = true)]
+async fn a_lease_counts_from_when_the_poll_was_sent() {
+    let site = Site::new(1);
+    site.reader.plan("a.txt", [Act::Takes(50 * SECOND), Act::Reads]);
+    site.world.upload("a.txt", "text", 1);
+    site.world.queue.faults(|faults| {
+        faults.receive.latency = (6 * SECOND, 6 * SECOND);
+        faults.change.down = true;
+    });
+    let began = Instant::now();
+    let worker = site.start("w", &Setup::default());
+    until("the lease is lost", 70 * SECOND, || !site.settlements().is_empty()).await;
+    assert_eq!(began.elapsed().as_secs(), 60);
+    site.until_empty().await;
+    assert_eq!(worker.stop().await.lease_lost, 1);
+    history::no_write_without_a_lease(&site.world, "w", VISIBILITY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_counts_from_when_it_was_sent() {
+    let site = Site::new(1);
+    site.world.upload("a.txt", "text", 1);
+    let bench = Bench::new(site, Setup::default());
+    let lease = bench.receive_one().await;
+    let began = Instant::now();
+    bench.site.world.queue.faults(|faults| faults.change.latency = (2 * SECOND, 2 * SECOND));
+    sleep_until(began + 25 * SECOND).await; // sent at 20, answered at 24: good until 80
+    bench.site.world.queue.faults(|faults| faults.change.down = true);
+    lease.term().ended().await;
+    assert_eq!(began.elapsed().as_secs(), 80);
+    drop(lease);
+    let (_, line) = bench.finish().await;
+    assert_eq!(line.lease_lost, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_that_went_to_another_worker_ends_the_work_of_the_first() {
+    for code in ["MessageNotInflight", "ReceiptHandleIsInvalid"] {
+        let site = Site::new(7);
+        site.reader.plan("a.txt", [Act::Takes(300 * SECOND)]);
+        site.world.upload("a.txt", "text", 1);
+        site.world.queue.faults(|faults| (faults.redeliver_early, faults.stale_change) = (1.0, code));
+        let first = site.start("first", &Setup { concurrency: 1, ..Setup::default() });
+        until("the first has it", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+        site.world.queue.faults(|faults| faults.redeliver_early = 0.0);
+        let second = site.start("second", &Setup { concurrency: 1, ..Setup::default() });
+        until("the second has it too", 60 * SECOND, || site.reader.works("a.txt") == 2).await;
+        until("the first has lost it", 60 * SECOND, || !site.settlements().is_empty()).await;
+        assert_eq!(site.settlements()[0], "cancelled/lease_lost", "{code}");
+        let told = site.lines("lease_lost");
+        assert_eq!(told[0]["detail"], "SQS refused the extension", "{code}");
+        site.until_empty().await;
+        let lost = first.stop().await;
+        assert_eq!((lost.deleted, lost.returned), (0, 0), "{code}: {lost:?}");
+        assert_eq!(second.stop().await.done, 1, "{code}");
+        history::no_write_without_a_lease(&site.world, "first", VISIBILITY);
+        history::no_write_without_a_lease(&site.world, "second", VISIBILITY);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_deliveries_in_one_process_are_one_work_settled_by_the_newer_handle() {
+    for (name, twice, early) in [("in one reply", 1.0, 0.0), ("by two polls", 0.0, 1.0)] {
+        let site = Site::new(1);
+        // An old handle does not delete here: only the newest one empties the queue.
+        site.world.queue.faults(|faults| {
+            (faults.twice_in_reply, faults.redeliver_early) = (twice, early);
+            faults.stale_delete = StaleDelete::Ignored;
+        });
+        site.reader.plan("a.txt", [Act::Takes(100 * SECOND)]);
+        site.world.upload("a.txt", "text", 1);
+        let worker = site.start("w", &Setup::default());
+        until("it was delivered twice", 100 * SECOND, || worker.books.snapshot(false).received > 1).await;
+        site.world.queue.faults(|faults| (faults.twice_in_reply, faults.redeliver_early) = (0.0, 0.0));
+        site.until_empty().await;
+        let line = worker.stop().await;
+        assert_eq!(site.reader.works("a.txt"), 1, "{name}");
+        assert_eq!((line.done, line.lease_lost), (1, line.received - 1), "{name}: {line:?}");
+        assert_eq!((line.changes_parsed, history::really_deleted(&site.world.queue).len()), (1, 1), "{name}");
+        history::one_call_at_a_time(&site.world.queue);
+    }
+}
+
+/// Two polls' replies may cross on their way: the delivery that is heard of last is then the older one.
+#[tokio::test(start_paused = true)]
+async fn an_older_delivery_that_is_heard_of_later_does_not_take_over() {
+    let site = Site::new(1);
+    site.world.queue.faults(|faults| (faults.redeliver_early, faults.stale_delete) = (1.0, StaleDelete::Ignored));
+    site.world.upload("a.txt", "text", 1);
+    let bench = Bench::new(site, Setup::default());
+    let older = bench.poll(1).await;
+    bench.site.world.queue.faults(|faults| faults.redeliver_early = 0.0);
+    let newer = bench.poll(1).await;
+    let leases = bench.admit(newer.0, newer.1).await;
+    assert_eq!(bench.admit(older.0, older.1).await.len(), 0, "one work");
+    sleep(30 * SECOND).await; // an extension goes out, with the handle that is good
+    assert!(leases[0].term().is_live());
+    leases.into_iter().for_each(|lease| lease.settle(judged(Outcome::Done)));
+    bench.until_settled().await;
+    assert_eq!(bench.site.world.queue.live().len(), 0, "deleted by the newer handle");
+    let (site, line) = bench.finish().await;
+    assert_eq!((line.received, line.done, line.lease_lost), (2, 1, 1));
+    assert_eq!(history::delete_batches(&site.world.queue, BENCH), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_twelve_hours_the_message_is_dead_lettered_with_the_reason_deadline() {
+    let site = Site::new(1);
+    site.reader.plan("a.txt", [Act::Hangs]);
+    let id = site.world.upload("a.txt", "text", 1);
+    let began = Instant::now();
+    let worker = site.start("w", &Setup::default());
+    until("it is given up", SQS_MAX_VISIBILITY + 60 * SECOND, || !site.settlements().is_empty()).await;
+    assert!(began.elapsed() > SQS_MAX_VISIBILITY - 120 * SECOND && began.elapsed() < SQS_MAX_VISIBILITY);
+    assert_eq!(history::receives(&site.world.queue)[&id], 1, "held all the time");
+    let line = worker.stop().await;
+    assert_eq!((line.received, line.dead_lettered, line.changes_abandoned), (1, 1, 1), "{line:?}");
+    let letters = site.world.dead_letters.live();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(crate::dead_letter::note(&letters[0].1)["reason"], "deadline");
+    assert_eq!(site.world.queue.facts().await.unwrap().in_flight, 0);
+}
+
+/// A child that takes its time to die holds the permit of its message, although SQS has long answered.
+#[tokio::test(start_paused = true)]
+async fn a_permit_is_not_free_before_the_child_is_gone() {
+    let site = Site::new(1);
+    let setup = Setup { concurrency: 1, ..Setup::default() };
+    site.reader.plan("a.txt", [Act::Lingers(40 * SECOND), Act::Reads]);
+    site.world.upload("a.txt", "text", 1);
+    let worker = site.start("w", &setup);
+    until("it is in work", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+    site.world.queue.faults(|faults| faults.change.down = true);
+    until("the lease is lost", 70 * SECOND, || !site.settlements().is_empty()).await;
+    let lost_at = Instant::now();
+    assert_eq!(site.world.queue.visible(), 1, "SQS would hand it out");
+    until("it is in work again", 100 * SECOND, || site.reader.works("a.txt") == 2).await;
+    assert!(lost_at.elapsed() >= 40 * SECOND, "the permit was free after {:?}", lost_at.elapsed());
+    site.until_empty().await;
+    worker.stop().await;
+}

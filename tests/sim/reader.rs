@@ -1,0 +1,94 @@
+//! Extraction in a simulation: plain text, read in this process, and whatever a test wants to go wrong with a file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quittance::process::extract::{Extract, ExtractFailure, Extraction, Hints, Keep};
+use tokio::time::Instant;
+
+/// What happens to a file.
+#[derive(Clone, Debug)]
+pub enum Act {
+    Reads,
+    /// Read after this long.
+    Takes(Duration),
+    /// Never answers.
+    Hangs,
+    /// The worker's own code panics.
+    Panics,
+    /// The child fails.
+    Fails(ExtractFailure),
+    /// The file cannot be read.
+    Unreadable(&'static str),
+    /// Never answers; when its caller goes away, the child is gone only after this long.
+    Lingers(Duration),
+}
+
+/// The reader of one site, shared by its workers.
+#[derive(Default)]
+pub struct Reader {
+    script: Mutex<BTreeMap<String, VecDeque<Act>>>,
+    begun: Mutex<Vec<(String, Instant)>>,
+}
+
+impl Reader {
+    /// What happens to the file of this name: one act a time; the last one is repeated.
+    pub fn plan(&self, file_name: &str, acts: impl IntoIterator<Item = Act>) {
+        self.script.lock().unwrap().insert(file_name.to_owned(), acts.into_iter().collect());
+    }
+
+    /// How often this file was begun.
+    pub fn works(&self, file_name: &str) -> usize {
+        self.begun.lock().unwrap().iter().filter(|(name, _)| name == file_name).count()
+    }
+
+    fn next(&self, file_name: &str) -> Act {
+        self.begun.lock().unwrap().push((file_name.to_owned(), Instant::now()));
+        let mut script = self.script.lock().unwrap();
+        let Some(acts) = script.get_mut(file_name) else { return Act::Reads };
+        if acts.len() > 1 { acts.pop_front().unwrap() } else { acts.front().cloned().unwrap_or(Act::Reads) }
+    }
+}
+
+/// Holds what the caller must keep for a while after it has gone, as a child does that takes its time to die.
+struct Lingering {
+    keep: Option<Keep>,
+    time: Duration,
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let (keep, time) = (self.keep.take(), self.time);
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            drop(keep);
+        });
+    }
+}
+
+#[async_trait]
+impl Extract for Reader {
+    async fn extract(&self, file: &Path, hints: &Hints, keep: Keep) -> Result<Extraction, ExtractFailure> {
+        let text = String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned();
+        let read = Extraction { mime_type: "text/plain".into(), content: Some(text), ..Extraction::default() };
+        tokio::task::yield_now().await;
+        match self.next(&hints.file_name) {
+            Act::Reads => Ok(read),
+            Act::Takes(time) => {
+                tokio::time::sleep(time).await;
+                Ok(read)
+            }
+            Act::Hangs => std::future::pending().await,
+            Act::Panics => panic!("the reader of {} was told to panic", hints.file_name),
+            Act::Fails(failure) => Err(failure),
+            Act::Unreadable(why) => Ok(Extraction { content: None, extraction_error: Some(why.into()), ..read }),
+            Act::Lingers(time) => {
+                let _held = Lingering { keep: Some(keep), time };
+                std::future::pending().await
+            }
+        }
+    }
+}

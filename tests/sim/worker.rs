@@ -1,0 +1,342 @@
+//! Workers of a simulation: the crate's own pipeline on the model, many at once, stopped or crashed at will.
+//!
+//! Promises that the books are looked at before every call and at the end, and compared with what the queue itself
+//! remembers; a test that asks for nothing still asks for that (P10).
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use quittance::attempts::AttemptsLog;
+use quittance::books::{Books, BooksLine};
+use quittance::clock::WallClock;
+use quittance::config::{OnExtractionError, OnMissingObject, TenantFrom};
+use quittance::dead_letter::DeadLetters;
+use quittance::gate::Gate;
+use quittance::index::SidePath;
+use quittance::index::bulk::Lane;
+use quittance::index::park::Parking;
+use quittance::index::replay::Replayer;
+use quittance::message::s3_event::{Source, Wanted};
+use quittance::message::{DocumentId, Namespace};
+use quittance::outcome::Rules;
+use quittance::pipeline::{Pipeline, Seat};
+use quittance::process::Processor;
+use quittance::queue::Queue;
+use quittance::retry::{Backoff, Jitter};
+use quittance::settle::{Desk, SettlerBroken};
+use quittance::shutdown::Stop;
+use quittance::store::Store;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use super::reader::Reader;
+use super::wires::{Wired, Wires};
+use super::{QueueAnswer, QueueAsk, RESULTS, SOURCE, World};
+
+/// Settings of a worker; the defaults are those of design §8 where they matter.
+#[derive(Clone)]
+pub struct Setup {
+    pub concurrency: usize,
+    pub visibility: Duration,
+    pub drain: Duration,
+    pub max_attempts: u32,
+    pub max_receive_count: Option<u32>,
+    pub backoff: Backoff,
+    pub replay: bool,
+    /// False is `SKIP_OPENSEARCH`.
+    pub search: bool,
+    pub on_missing: OnMissingObject,
+    pub on_extraction_error: OnExtractionError,
+    pub max_object_bytes: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            concurrency: 20,
+            visibility: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+            max_attempts: 5,
+            max_receive_count: Some(20),
+            backoff: Backoff { base: Duration::from_secs(30), cap: Duration::from_secs(900) },
+            replay: true,
+            search: true,
+            on_missing: OnMissingObject::DeadLetter,
+            on_extraction_error: OnExtractionError::Index,
+            max_object_bytes: 1 << 20,
+        }
+    }
+}
+
+pub fn namespace() -> Namespace {
+    Namespace::parse("default").unwrap()
+}
+
+pub fn document_id(key: &str) -> DocumentId {
+    DocumentId::of(&namespace(), SOURCE, key)
+}
+
+pub fn record_key(key: &str) -> String {
+    quittance::store::layout::record(&namespace(), &document_id(key))
+}
+
+/// A world, a reader and the lines its workers log.
+pub struct Site {
+    pub world: World,
+    pub reader: Arc<Reader>,
+    lines: Arc<Mutex<Vec<(String, Value)>>>,
+    temp: tempfile::TempDir,
+    _listening: tracing::subscriber::DefaultGuard,
+}
+
+impl Site {
+    pub fn new(seed: u64) -> Self {
+        Self::in_world(World::new(seed))
+    }
+
+    pub fn in_world(world: World) -> Self {
+        let lines = Arc::<Mutex<Vec<_>>>::default();
+        let layer = Listener(Arc::clone(&lines));
+        let listening = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        Self { world, reader: Arc::default(), lines, temp: tempfile::tempdir().unwrap(), _listening: listening }
+    }
+
+    /// The facts of this name, in order.
+    pub fn lines(&self, event: &str) -> Vec<Value> {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().filter(|(name, _)| name == event).map(|(_, fields)| fields.clone()).collect()
+    }
+
+    /// `outcome/settlement` of every receipt that ended, in order.
+    pub fn settlements(&self) -> Vec<String> {
+        let word = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
+        let lines = self.lines("message_settled");
+        lines.iter().map(|line| format!("{}/{}", word(line, "outcome"), word(line, "settlement"))).collect()
+    }
+
+    fn store(&self, who: &str, wires: &Arc<Wires>) -> Arc<dyn Store> {
+        Arc::new(Wired { wires: Arc::clone(wires), port: self.world.store.seen_by(who) })
+    }
+
+    fn clock(&self) -> Arc<dyn WallClock> {
+        Arc::new(self.world.clock.clone())
+    }
+
+    pub fn desk(&self, who: &str, setup: &Setup, wires: &Arc<Wires>, books: &Arc<Books>) -> Desk {
+        let queue = |queue: &super::ModelQueue| -> Arc<dyn Queue> {
+            Arc::new(Wired { wires: Arc::clone(wires), port: queue.seen_by(who) })
+        };
+        Desk {
+            queue: queue(&self.world.queue),
+            dead_letters: DeadLetters {
+                queue: queue(&self.world.dead_letters),
+                source_queue: self.world.queue.arn(),
+                store: self.store(who, wires),
+                bucket: RESULTS.into(),
+                clock: self.clock(),
+            },
+            attempts: AttemptsLog {
+                store: self.store(who, wires),
+                bucket: RESULTS.into(),
+                namespace: namespace(),
+                clock: self.clock(),
+            },
+            books: Arc::clone(books),
+            rules: Rules {
+                max_attempts: setup.max_attempts,
+                backoff: setup.backoff,
+                on_missing: setup.on_missing,
+                max_receive_count: setup.max_receive_count,
+            },
+            jitter: Jitter::seeded(self.world.seed ^ 1),
+            visibility: setup.visibility,
+        }
+    }
+
+    /// The critical path without a side path of its own (`lane`: the way into the index).
+    pub fn processor(
+        &self,
+        who: &str,
+        setup: &Setup,
+        wires: &Arc<Wires>,
+        books: &Arc<Books>,
+        lane: Option<Lane>,
+    ) -> Processor {
+        Processor {
+            store: self.store(who, wires),
+            extract: self.reader.clone(),
+            side_path: Arc::new(SidePath { lane, parking: self.parking(who, wires), books: Arc::clone(books) }),
+            clock: self.clock(),
+            wanted: Wanted::new(vec![Source { bucket: SOURCE.into(), prefix: String::new() }], RESULTS.into()),
+            namespace: namespace(),
+            results_bucket: RESULTS.into(),
+            max_object_bytes: setup.max_object_bytes,
+            tenant_from: TenantFrom::Prefix(1),
+            on_extraction_error: setup.on_extraction_error,
+            temp_folder: self.temp.path().to_owned(),
+        }
+    }
+
+    fn parking(&self, who: &str, wires: &Arc<Wires>) -> Parking {
+        let store = self.store(who, wires);
+        Parking { store, bucket: RESULTS.into(), namespace: namespace(), clock: self.clock(), news: Arc::default() }
+    }
+
+    /// Starts a worker, put together as `start::worker` does it.
+    pub fn start(&self, who: &str, setup: &Setup) -> Worker {
+        let books = Arc::new(Books::default());
+        let wires = Wires::new(Arc::clone(&books));
+        let jitter = Arc::new(Jitter::seeded(self.world.seed));
+        let (mut lane, mut drive, mut replayer) = (None, None, None);
+        if setup.search {
+            let search = Wired { wires: Arc::clone(&wires), port: self.world.search.seen_by(who) };
+            let (new, driver) = Lane::new(Arc::new(search), Arc::clone(&jitter));
+            replayer = setup.replay.then(|| Replayer {
+                store: self.store(who, &wires),
+                bucket: RESULTS.into(),
+                namespace: namespace(),
+                lane: new.clone(),
+                parking: self.parking(who, &wires),
+                books: Arc::clone(&books),
+                jitter: Arc::clone(&jitter),
+            });
+            lane = Some(new);
+            drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
+        }
+        let gate = Arc::new(Gate::new(Arc::clone(&jitter)));
+        let pipeline = Pipeline {
+            queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
+            desk: self.desk(who, setup, &wires, &books),
+            processor: Arc::new(self.processor(who, setup, &wires, &books, lane)),
+            gate: Arc::clone(&gate),
+            lane: drive,
+            replayer,
+            books: Arc::clone(&books),
+            jitter,
+            store: self.store(who, &wires),
+            needed_buckets: vec![RESULTS.into(), SOURCE.into()],
+            concurrency: setup.concurrency,
+            poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
+            drain: setup.drain,
+            seat: Seat::Here,
+        };
+        let stop = Stop::default();
+        let run = tokio::spawn(pipeline.run(stop.clone(), || {}));
+        // A dead worker's tasks go home unheard: nobody would ever stop them.
+        tokio::spawn({
+            let (wires, stop) = (Arc::clone(&wires), stop.clone());
+            async move {
+                wires.until_cut().await;
+                stop.stop.cancel();
+                stop.abandon.cancel();
+            }
+        });
+        Worker { who: who.to_owned(), books, wires, gate, stop, run, world: self.world.clone() }
+    }
+
+    /// Runs one worker, named "last", until nothing is left in the queue; its books at the end.
+    pub async fn drain(&self, setup: &Setup) -> BooksLine {
+        let worker = self.start("last", setup);
+        self.until_empty().await;
+        worker.stop().await
+    }
+
+    /// Until the queue holds nothing, within two hours.
+    pub async fn until_empty(&self) {
+        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.live().is_empty()).await;
+    }
+}
+
+/// One worker of a site.
+pub struct Worker {
+    who: String,
+    pub books: Arc<Books>,
+    pub wires: Arc<Wires>,
+    pub gate: Arc<Gate>,
+    stop: Stop,
+    run: JoinHandle<Result<BooksLine, SettlerBroken>>,
+    world: World,
+}
+
+impl Worker {
+    /// As SIGTERM does; waits for the end and checks the books against the queue's own memory.
+    pub async fn stop(self) -> BooksLine {
+        self.stop.ask("the test");
+        let line = self.run.await.unwrap().unwrap();
+        assert_eq!(self.wires.complaint(), None, "{}: books during the run", self.who);
+        assert!(line.balanced && line.in_flight == 0, "{}: {line:?}", self.who);
+        let (mut received, mut deletes) = (0, 0);
+        for call in self.world.queue.calls().iter().filter(|call| *call.who == *self.who) {
+            match (&call.ask, &call.answered) {
+                (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
+                (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
+                    deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(line.received, received, "{}: received, by the books and by the queue", self.who);
+        let booked = line.deleted + line.dead_lettered;
+        assert!(booked <= deletes && deletes <= booked + line.lease_lost, "{}: {deletes} deletes, {line:?}", self.who);
+        line
+    }
+
+    /// Asks for the end without waiting for it.
+    pub fn ask_to_stop(&self) {
+        self.stop.ask("the test");
+    }
+
+    /// A second signal.
+    pub fn abandon(&self) {
+        self.stop.abandon.cancel();
+    }
+
+    /// As kill -9 does.
+    pub fn crash(self) {
+        self.wires.cut_now();
+    }
+}
+
+/// Waits on the paused clock, never on the wall's.
+pub async fn until(what: &str, within: Duration, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + within;
+    let step = (within / 5_000).max(Duration::from_millis(10));
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not so within {within:?}: {what}");
+        sleep(step).await;
+    }
+}
+
+/// Facts as they are told on this thread.
+struct Listener(Arc<Mutex<Vec<(String, Value)>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Listener {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut fact = Fact::default();
+        event.record(&mut fact);
+        if let Fact(Some(name), Some(fields)) = fact {
+            self.0.lock().unwrap().push((name, serde_json::from_str(&fields).unwrap()));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fact(Option<String>, Option<String>);
+
+impl tracing::field::Visit for Fact {
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        match field.name() {
+            "fact" => self.0 = Some(value.to_owned()),
+            "fields" => self.1 = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "fields" {
+            self.1 = Some(format!("{value:?}"));
+        }
+    }
+}
