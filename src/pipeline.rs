@@ -95,6 +95,8 @@ impl Pipeline {
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());
         let give_back = CancellationToken::new();
+        let polling = TaskTracker::new();
+        polling.close();
         for _ in 0..pollers(self.concurrency) {
             let receiver = Receiver {
                 queue: Arc::clone(&self.queue),
@@ -103,6 +105,7 @@ impl Pipeline {
                 wait: self.poll_wait,
                 visibility,
                 jitter: Arc::clone(&self.jitter),
+                polling: polling.clone(),
             };
             let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));
             let give_back = give_back.clone();

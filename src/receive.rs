@@ -1,13 +1,15 @@
 //! Permits, then polls, then leases, each with its task.
 //!
 //! Promises that a message is asked for only when there is a seat for it, that an open poll is never cancelled (SQS
-//! hides what it was about to hand out), and that what arrives after the stop is returned at once. Knows no outcome.
+//! hides what it was about to hand out), and that what arrives after the stop is returned once. Knows no outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::events::{self, Event};
 use crate::gate::{Gate, Passage};
@@ -36,6 +38,8 @@ pub struct Receiver {
     pub visibility: Duration,
     /// Spread of retries.
     pub jitter: Arc<Jitter>,
+    /// Shared by the pollers, and closed: over when none of them will ask any more.
+    pub polling: TaskTracker,
 }
 
 /// How many pollers serve a limit: each holds ten permits while it waits.
@@ -48,6 +52,7 @@ impl Receiver {
     pub async fn run(self, stop: CancellationToken, work: impl Fn(Lease)) {
         let at_least = SQS_MAX_BATCH.min(self.intake.limit() / 2).max(1);
         let mut failures = 0;
+        let polling = self.polling.token();
         loop {
             let passed = async {
                 let held_up = !self.gate.is_open();
@@ -83,13 +88,11 @@ impl Receiver {
                 Ok(Ok(messages)) => {
                     failures = 0;
                     if !messages.is_empty() {
-                        for lease in self.intake.admit(messages, seats, sent).await {
-                            if stop.is_cancelled() {
-                                drop(lease); // arrived after the stop: returned at once
-                            } else {
-                                work(lease);
-                            }
+                        let leases = self.intake.admit(messages, seats, sent).await;
+                        if stop.is_cancelled() {
+                            return self.give_back(leases, polling).await;
                         }
+                        leases.into_iter().for_each(&work);
                     }
                     continue;
                 }
@@ -107,5 +110,12 @@ impl Receiver {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+    /// Returns what arrived after the stop, when the other pollers have nothing open either: theirs would take it
+    /// again, one after the other, and each time SQS counts a receive.
+    async fn give_back(&self, late: Vec<Lease>, polling: TaskTrackerToken) {
+        drop(polling);
+        drop(tokio::time::timeout(self.wait + POLL_GRACE, self.polling.wait()).await);
+        drop(late);
     }
 }

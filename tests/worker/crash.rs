@@ -13,9 +13,9 @@ use crate::world::{World, spelt, text_files};
 
 /// After all that happened: every file recorded and found once, with its own text; nothing left over anywhere.
 async fn nothing_is_lost(world: &World, files: &BTreeMap<String, Vec<u8>>) {
+    world.finds_exactly(files.keys().map(String::as_str)).await;
     world.emptied().await;
     world.dlq_is_empty().await;
-    world.finds_exactly(files.keys().map(String::as_str)).await;
     for (n, key) in files.keys().enumerate() {
         world.finds(&spelt(n), key).await;
     }

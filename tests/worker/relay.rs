@@ -29,6 +29,8 @@ pub struct Head {
     pub path: String,
     /// SQS names its operation in a header.
     pub target: String,
+    /// `If-Match`: writes over something that was seen.
+    pub if_match: bool,
 }
 
 impl Head {
@@ -42,11 +44,14 @@ impl Head {
         let mut lines = text.split("\r\n");
         let mut first = lines.next()?.split(' ');
         let (method, path) = (first.next()?.to_owned(), first.next()?.to_owned());
-        let target = lines
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("x-amz-target"))
-            .map_or_else(String::new, |(_, value)| value.trim().to_owned());
-        Some(Self { method, path, target })
+        let (mut target, mut if_match) = (String::new(), false);
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            if name.eq_ignore_ascii_case("x-amz-target") {
+                target = value.trim().to_owned();
+            }
+            if_match |= name.eq_ignore_ascii_case("if-match");
+        }
+        Some(Self { method, path, target, if_match })
     }
 }
 

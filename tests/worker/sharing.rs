@@ -11,8 +11,8 @@ async fn two_workers_share_a_queue_and_each_file_is_settled_and_found_once() {
     let files = text_files(100);
     let (mut one, mut two) = (world.launch().start().await, world.launch().start().await);
     world.put_all(&files).await;
-    world.emptied().await;
     world.finds_exactly(files.keys().map(String::as_str)).await;
+    world.emptied().await;
     assert_eq!(world.results_under("processed/").await.len(), files.len());
     world.dlq_is_empty().await;
 

@@ -100,3 +100,28 @@ async fn a_second_signal_skips_the_drain_and_not_the_settling() {
     assert!(asked.elapsed() < POLL_WAIT + SETTLING, "the end took {:?}", asked.elapsed());
     was_returned(&world, &worker).await;
 }
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn what_arrives_after_the_stop_is_received_once_and_returned() {
+    let world = World::silent().await;
+    let relay = world.aws_relay();
+    let launch = world.launch().set("AWS_ENDPOINT_URL", relay.url()).set("WORKER_CONCURRENCY", 80);
+    let mut worker = launch.start().await;
+    let polls = || relay.open(|head| head.target == "AmazonSQS.ReceiveMessage");
+    eventually("four open polls", LONG, async || holds(polls() == 4, polls())).await;
+    worker.signal(Signal::TERM);
+    worker.fact("stopping").await;
+    world.send("a late one").await;
+    assert_eq!(worker.exited(LONG).await, 0);
+    let books = worker.books();
+    assert!(books.of("received") <= 1, "one of its own polls after the other took it: {}", books.0);
+    assert_eq!(books.of("received"), books.of("returned"));
+    worker.receipts_are_settled_once();
+    eventually("it is visible", LONG, async || {
+        let depth = world.depth(&world.queue).await;
+        holds(depth == (1, 0, 0), depth)
+    })
+    .await;
+    world.dlq_is_empty().await;
+}
