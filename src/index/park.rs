@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{WallClock, date, rfc3339};
 use crate::message::{DocumentId, Namespace};
-use crate::store::{Condition, PutReply, Store, layout};
+use crate::store::{Condition, PutReply, Store, StoreError, layout};
 
-/// One small PUT.
+/// Conflicts over one marker before parking is called failed.
+const RACES: u32 = 4;
+/// One small PUT, or a few.
 const PARK_LIMIT: Duration = Duration::from_secs(10);
 
 /// A parked marker's body (design §5).
@@ -100,10 +102,22 @@ impl Parking {
 
     async fn write(&self, key: &str, marker: &Marker) -> Result<(), String> {
         let body = serde_json::to_vec(marker).map_err(|error| error.to_string())?;
-        let no_metadata = BTreeMap::new();
-        let put = self.store.put(&self.bucket, key, Bytes::from(body), &no_metadata, Condition::Absent);
-        match tokio::time::timeout(PARK_LIMIT, put).await {
-            Ok(Ok(PutReply::Written { .. } | PutReply::Conflict)) => Ok(()),
+        let (body, no_metadata) = (Bytes::from(body), BTreeMap::new());
+        let written = async {
+            for _ in 0..RACES {
+                let put = self.store.put(&self.bucket, key, body.clone(), &no_metadata, Condition::Absent);
+                match put.await? {
+                    PutReply::Written { .. } => return Ok(true),
+                    // Mostly: it is there. But 409 says only that another call is under way, which may be its removal.
+                    PutReply::Conflict if self.store.head(&self.bucket, key).await?.is_some() => return Ok(true),
+                    PutReply::Conflict => {}
+                }
+            }
+            Ok::<bool, StoreError>(false)
+        };
+        match tokio::time::timeout(PARK_LIMIT, written).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(format!("lost {RACES} races for {key}")),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {PARK_LIMIT:?}")),
         }
