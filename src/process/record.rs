@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::index::{IndexItem, park::Parkable};
 use crate::message::{DocumentId, MessageId, Sequencer, WorkId};
 use crate::store::ObjectHead;
 
@@ -69,6 +71,23 @@ pub struct Record {
     pub timings: Timings,
     /// What goes into the index; its `deleted` makes this a tombstone.
     pub document: Document,
+}
+
+impl Record {
+    /// What the index and a parked marker need. The error is a sentence.
+    pub fn index_entry(&self) -> Result<(IndexItem, Parkable), String> {
+        let source = serde_json::to_vec(&self.document).map_err(|error| error.to_string())?;
+        let item =
+            IndexItem { document_id: self.document_id.clone(), revision: self.revision, source: Bytes::from(source) };
+        let what = Parkable {
+            document_id: self.document_id.clone(),
+            bucket: self.document.bucket.clone(),
+            key: self.document.key.clone(),
+            revision: self.revision,
+            recorded_ms: self.recorded_ms,
+        };
+        Ok((item, what))
+    }
 }
 
 /// What a record's metadata says: enough to compare.

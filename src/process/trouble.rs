@@ -1,0 +1,70 @@
+//! Whose trouble an error is: the change's, a dependency's, or nobody's.
+//!
+//! Promises P6: what says nothing about a file never becomes its failure. Pure.
+
+use super::extract::ExtractFailure;
+use super::fetch::FetchError;
+use crate::outcome::{Dependency, Outcome, RejectReason, RetryReason};
+use crate::store::StoreError;
+
+/// Why the steps of a change ended early.
+pub(super) enum Halt {
+    With(Outcome),
+    Stopped,
+}
+
+impl From<RetryReason> for Halt {
+    fn from(reason: RetryReason) -> Self {
+        Halt::With(Outcome::Retry(reason))
+    }
+}
+
+pub(super) type Step<T> = Result<T, Halt>;
+
+/// The results bucket is everybody's: whatever it refuses says nothing about this message.
+pub(super) fn results_trouble(error: StoreError) -> Halt {
+    match error {
+        StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
+        // One record moved to an archive class: this file's trouble.
+        StoreError::Archived(detail) => RetryReason::Refused(format!("its record is archived: {detail}")).into(),
+        StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
+        StoreError::Denied(_)
+        | StoreError::Throttled(_)
+        | StoreError::BucketMissing(_)
+        | StoreError::Unavailable(_) => RetryReason::Systemic(Dependency::Results, error.to_string()).into(),
+    }
+}
+
+pub(super) fn source_trouble(error: StoreError) -> Halt {
+    match error {
+        StoreError::Denied(detail) => RetryReason::Denied(detail).into(),
+        StoreError::Throttled(detail) => RetryReason::Throttled(detail).into(),
+        StoreError::Archived(detail) => Halt::With(Outcome::Reject(RejectReason::Archived(detail))),
+        StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
+        StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
+        // One bucket of several may be gone for good: its messages must not stop the others, and ON_MISSING_OBJECT=drop
+        // was said of an object, not of a bucket.
+        StoreError::BucketMissing(_) => RetryReason::Refused(error.to_string()).into(),
+        StoreError::Unavailable(detail) => RetryReason::Systemic(Dependency::Source, detail).into(),
+    }
+}
+
+pub(super) fn fetch_trouble(error: FetchError) -> Halt {
+    let detail = error.to_string();
+    match error {
+        FetchError::TooLarge { .. } => Halt::With(Outcome::Reject(RejectReason::TooLarge(detail))),
+        FetchError::Store(error) => source_trouble(error),
+        FetchError::TooSlow(_) => RetryReason::Interrupted(detail).into(),
+        FetchError::Host(_) => RetryReason::Systemic(Dependency::Host, detail).into(),
+    }
+}
+
+pub(super) fn child_trouble(failure: ExtractFailure) -> Halt {
+    let detail = failure.to_string();
+    match failure {
+        ExtractFailure::Crashed { .. } => RetryReason::ChildCrashed(detail).into(),
+        ExtractFailure::TimedOut { .. } => RetryReason::ChildTimedOut(detail).into(),
+        ExtractFailure::Limit { .. } => RetryReason::Limit(detail).into(),
+        ExtractFailure::Unavailable { .. } => RetryReason::Systemic(Dependency::Host, detail).into(),
+    }
+}
