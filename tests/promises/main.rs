@@ -9,7 +9,9 @@ mod attempts;
 mod dead_letter;
 mod guard;
 mod lease;
+mod newest_wins;
 mod settlement;
+mod side_path;
 
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -168,7 +168,7 @@ struct Knowledge {
 }
 
 /// P3: before `who` asked for a delete, it had an acknowledged record that names this message *and* an acknowledged
-/// index item or marker of that very revision; or had seen a newer record, or the tombstone that explains an absence;
+/// index item or marker of its revision (or a newer one); or had seen a newer record, or the tombstone that explains an absence;
 /// or had an acknowledged dead letter. Returns the number of deletes that were looked at.
 pub fn durable_before_deleted(world: &World, who: &str) -> usize {
     let messages = deliveries(&world.queue, who);
@@ -198,7 +198,7 @@ pub fn durable_before_deleted(world: &World, who: &str) -> usize {
                 let done = known.records.iter().any(|(order, revision, _, id, _)| {
                     *order < before
                         && *id == message.id.0
-                        && known.placed.iter().any(|(order, placed)| *order < before && placed == revision)
+                        && known.placed.iter().any(|(order, placed)| *order < before && placed >= revision)
                 });
                 let newer = known.records.iter().any(|(order, _, theirs, ..)| {
                     *order < before && theirs.is_some() && told.sequencer.is_some() && *theirs > told.sequencer
@@ -231,16 +231,19 @@ fn knowledge(world: &World, who: &str) -> BTreeMap<DocumentId, Knowledge> {
             let tombstone = !metadata.contains_key("etag");
             (order, revision, metadata.get("sequencer").cloned(), metadata["message-id"].clone(), tombstone)
         };
+        // A marker's key, taken apart. That it conflicts does not say that it is there: only writing or seeing it does.
+        let marker = |key: &str| {
+            let tail = key.strip_prefix("retry-index/").or_else(|| key.strip_prefix("errored-index/"))?;
+            let (rest, revision) = tail.strip_suffix(".json")?.rsplit_once('/')?;
+            let id = of_key.values().find(|id| rest.ends_with(id.as_str()))?;
+            Some((id.clone(), revision.parse::<u64>().unwrap()))
+        };
         match (&call.ask, answer) {
             (StoreAsk::Put { key, metadata, .. }, StoreAnswer::Put(reply)) => {
                 if let (Some(id), PutReply::Written { .. }) = (of_key.get(key), reply) {
                     all.entry(id.clone()).or_default().records.push(record(metadata));
-                } else if key.starts_with("retry-index/") || key.starts_with("errored-index/") {
-                    let (rest, revision) = key.strip_suffix(".json").unwrap().rsplit_once('/').unwrap();
-                    let name = rest.rsplit('/').next().unwrap();
-                    if let Some(id) = of_key.values().find(|id| id.as_str() == name) {
-                        all.entry(id.clone()).or_default().placed.push((order, revision.parse().unwrap()));
-                    }
+                } else if let (Some((id, revision)), PutReply::Written { .. }) = (marker(key), reply) {
+                    all.entry(id).or_default().placed.push((order, revision));
                 }
             }
             (StoreAsk::Head { bucket, key } | StoreAsk::Get { bucket, key }, StoreAnswer::Head(head)) => {
@@ -248,6 +251,8 @@ fn knowledge(world: &World, who: &str) -> BTreeMap<DocumentId, Knowledge> {
                     (true, Some(ObjectHead { metadata, .. })) => {
                         if let Some(id) = of_key.get(key) {
                             all.entry(id.clone()).or_default().records.push(record(metadata));
+                        } else if let Some((id, revision)) = marker(key) {
+                            all.entry(id).or_default().placed.push((order, revision));
                         }
                     }
                     (false, None) => all.entry(of_source[key].clone()).or_default().source_gone.push(order),

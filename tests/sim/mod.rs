@@ -32,7 +32,7 @@ pub use queue::{Effect, ModelQueue, QueueAnswer, QueueAsk, QueueSettings, StaleD
 pub use search::{ModelSearch, SearchAnswer, SearchAsk};
 pub use store::{BodyFault, ModelStore, Rule, StoreAnswer, StoreAsk, Verb};
 pub use wires::{Asking, Cut};
-pub use worker::{Setup, Site, Worker, document_id, record_key, until};
+pub use worker::{Setup, Site, Worker, document_id, for_seeds, record_key, until};
 
 /// The wall clock when a world begins: 2026-11-22T00:00:00Z.
 pub const EPOCH_MS: u64 = 1_795_305_600_000;

@@ -238,7 +238,12 @@ impl Site {
 
     /// Runs one worker, named "last", until nothing is left in the queue; its books at the end.
     pub async fn drain(&self, setup: &Setup) -> BooksLine {
-        let worker = self.start("last", setup);
+        self.drain_as("last", setup).await
+    }
+
+    /// The same under another name.
+    pub async fn drain_as(&self, who: &str, setup: &Setup) -> BooksLine {
+        let worker = self.start(who, setup);
         self.until_empty().await;
         worker.stop().await
     }
@@ -338,5 +343,22 @@ impl tracing::field::Visit for Fact {
         if field.name() == "fields" {
             self.1 = Some(format!("{value:?}"));
         }
+    }
+}
+
+/// Runs `run` for each seed in a runtime of its own; says which seed it was that failed.
+pub fn for_seeds<R: Future<Output = ()>>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> R) {
+    struct Told(u64);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("failing seed: {}", self.0);
+            }
+        }
+    }
+    for seed in seeds {
+        let _told = Told(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(run(seed));
     }
 }

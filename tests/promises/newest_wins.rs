@@ -1,0 +1,229 @@
+//! P8: record and index converge to the newest state of each key under duplicates, reordering, deletes and crashes.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::dead_letter::note;
+use crate::sim::{
+    Asking, Cut, Faults, RESULTS, Record, SOURCE, Setup, Site, Worker, World, for_seeds, history, s3_event, sequencer,
+    until,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn setup() -> Setup {
+    Setup { max_receive_count: None, ..Setup::default() }
+}
+
+/// Where the first worker's wires are cut.
+type Place = fn(&Asking) -> Option<Cut>;
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_killed_between_record_and_index_leaves_no_file_unfound() {
+    let after_the_record: Place =
+        |asking| (asking.verb == "put" && asking.place.contains("/processed/")).then_some(Cut::After);
+    let before_the_index: Place = |asking| (asking.verb == "bulk").then_some(Cut::Before);
+    let before_the_marker: Place =
+        |asking| (asking.verb == "put" && asking.place.contains("/retry-index/")).then_some(Cut::Before);
+    for (name, place, search) in [
+        ("after the record", after_the_record, true),
+        ("before the index", before_the_index, true),
+        ("before the marker", before_the_marker, false),
+    ] {
+        let site = Site::new(1);
+        site.world.upload("a.txt", "text", 1);
+        let first = site.start("first", &Setup { search, ..setup() });
+        first.wires.cut_at(place);
+        until("it is killed", 10 * SECOND, || first.wires.is_cut()).await;
+        assert!(history::in_step(&site.world, &["a.txt"]).is_err(), "{name}: recorded, not indexed");
+        assert_eq!(site.world.queue.live().len(), 1, "{name}");
+        first.crash();
+        let line = site.drain(&setup()).await;
+        assert_eq!((line.done, line.documents_indexed), (1, 1), "{name}: equal is not finished work");
+        assert_eq!(history::in_step(&site.world, &["a.txt"]), Ok(()), "{name}");
+        assert_eq!(site.reader.works("a.txt"), 1, "{name}: the record is proof of the reading");
+    }
+}
+
+/// A put, an overwrite and a removal wait; the first worker dies at its n-th call, for every n.
+#[tokio::test(start_paused = true)]
+async fn a_worker_may_die_at_any_call() {
+    for cut in [Cut::Before, Cut::After] {
+        for (search, concurrency) in [(true, 20), (false, 20), (true, 1)] {
+            let (mut number, mut deaths) = (0, 0);
+            loop {
+                let site = Site::new(number as u64);
+                for (key, removed) in [("a.txt", false), ("b.txt", true)] {
+                    site.world.upload(key, "old text", 1);
+                    site.world.upload(key, "new text", 2);
+                    if removed {
+                        site.world.remove(key, 3);
+                    }
+                }
+                let first = site.start("first", &Setup { search, concurrency, ..setup() });
+                first.wires.cut_at(move |asking| (asking.number == number).then_some(cut));
+                until("it is killed or done", 300 * SECOND, || {
+                    first.wires.is_cut() || site.world.queue.live().is_empty()
+                })
+                .await;
+                let (died, calls) = (first.wires.is_cut(), first.wires.asked());
+                first.crash();
+                site.drain(&setup()).await;
+                let last = site.start("replayer", &setup());
+                until("nothing is parked", HOUR, || site.world.store.keys(RESULTS, "retry-index/").is_empty()).await;
+                last.stop().await;
+                let place = format!("{cut:?} call {number}, index: {search}, concurrency: {concurrency}");
+                assert_eq!(history::in_step(&site.world, &["a.txt", "b.txt"]), Ok(()), "{place}");
+                assert_eq!(site.world.dead_letters.live().len(), 0, "{place}");
+                for who in ["first", "last"] {
+                    history::durable_before_deleted(&site.world, who);
+                }
+                deaths += usize::from(died);
+                number += 1;
+                if !died && number >= calls {
+                    assert!(deaths >= 12, "died only {deaths} times in {calls} calls");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// How the events of a history are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Telling {
+    /// With the sequencers of S3.
+    Ordered,
+    /// With one sequencer for all, as LocalStack does.
+    Constant,
+    /// As minimal bodies.
+    Without,
+    /// Now this way, now that.
+    Mixed,
+}
+
+/// One change of a key, and the event that tells it; some events come twice, under ids of their own.
+fn change(world: &World, rng: &mut fastrand::Rng, telling: Telling, turn: u64) {
+    let key = ["a.txt", "b.txt", "c.txt"][rng.usize(0..3)];
+    let there = world.store.object(SOURCE, key).is_some();
+    let removed = there && rng.u8(0..3) == 0;
+    let record = if removed {
+        world.store.remove_object(SOURCE, key);
+        Record::removed(SOURCE, key, turn)
+    } else {
+        // Few texts, so that a key often has the state it had before.
+        let head = world.store.put_object(SOURCE, key, format!("text {}", rng.u8(0..3)));
+        Record::created(SOURCE, key, &head, turn)
+    };
+    let way = match telling {
+        Telling::Mixed => [Telling::Ordered, Telling::Without][rng.usize(0..2)],
+        Telling::Ordered | Telling::Constant | Telling::Without => telling,
+    };
+    let body = match way {
+        Telling::Ordered | Telling::Mixed => s3_event(&[record]),
+        Telling::Constant => s3_event(&[Record { sequencer: Some(sequencer(7)), ..record }]),
+        Telling::Without => json!({ "bucket": SOURCE, "key": key }).to_string(),
+    };
+    for _ in 0..rng.usize(1..=2) {
+        world.queue.put(body.clone());
+    }
+}
+
+fn make_wild(world: &World, rng: &mut fastrand::Rng) {
+    let mut faults = |share: f64| Faults {
+        fail_before: share * rng.f64(),
+        lose_reply: share * rng.f64(),
+        latency: (Duration::ZERO, Duration::from_millis(rng.u64(0..2_500))),
+        ..Faults::default()
+    };
+    let (queue, store, search) = (faults(0.05), faults(0.1), faults(0.2));
+    world.queue.faults(|all| {
+        all.all(&queue);
+        (all.reorder, all.short_receives) = (true, true);
+        (all.redeliver_early, all.twice_in_reply, all.rise_after_delete) = (0.2, 0.1, 0.1);
+        all.outlive_callers = true;
+    });
+    world.store.faults(|all| {
+        all.all(&store);
+        (all.busy, all.outlive_callers) = (0.05, true);
+    });
+    world.search.faults(|all| {
+        (all.bulk, all.probe) = (search.clone(), search);
+        (all.half_applied, all.outlive_callers) = (true, true);
+    });
+}
+
+fn heal(world: &World) {
+    world.queue.faults(|faults| *faults = Default::default());
+    world.store.heal();
+    world.search.faults(|faults| *faults = Default::default());
+}
+
+async fn history_of(seed: u64, telling: Telling) {
+    let site = Site::in_world(World::with(seed, 10_000));
+    let mut rng = fastrand::Rng::with_seed(seed);
+    make_wild(&site.world, &mut rng);
+    let mut workers: Vec<(String, Worker)> = Vec::new();
+    let mut dead = Vec::new();
+    for turn in 1..=rng.u64(4..12) {
+        while workers.len() < 2 {
+            let name = format!("w{}", workers.len() + dead.len());
+            let worker = site.start(&name, &setup());
+            if rng.bool() {
+                let (last, cut) = (rng.usize(0..60), [Cut::Before, Cut::After][rng.usize(0..2)]);
+                worker.wires.cut_at(move |asking| (asking.number == last).then_some(cut));
+            }
+            workers.push((name, worker));
+        }
+        change(&site.world, &mut rng, telling, turn);
+        sleep(Duration::from_millis(rng.u64(0..20_000))).await;
+        let (gone, living): (Vec<_>, Vec<_>) = workers.into_iter().partition(|(_, worker)| worker.wires.is_cut());
+        dead.extend(gone.into_iter().map(|(name, _)| name));
+        workers = living;
+    }
+    heal(&site.world);
+    let last = site.start("last", &setup());
+    let parked = || site.world.store.keys(RESULTS, "retry-index/").len();
+    let idle = || site.world.queue.live().is_empty() && parked() == 0;
+    until("the queue is empty and nothing is parked", 6 * HOUR, idle).await;
+    // A message that was deleted may be delivered once more: what it does late must change nothing.
+    sleep(300 * SECOND).await;
+    until("that is still so", HOUR, idle).await;
+    assert_eq!(history::in_step(&site.world, &["a.txt", "b.txt", "c.txt"]), Ok(()), "{telling:?}");
+    for (_, letter, _) in site.world.dead_letters.live() {
+        assert_eq!(note(&letter)["reason"], "source_missing", "{telling:?}");
+        assert!(telling != Telling::Ordered, "each removal has its event, and explains the absence");
+    }
+    for (name, worker) in workers {
+        history::durable_before_deleted(&site.world, &name);
+        if !worker.wires.is_cut() {
+            worker.abandon();
+            worker.ask_to_stop();
+        }
+    }
+    history::durable_before_deleted(&site.world, "last");
+    last.stop().await;
+}
+
+#[test]
+fn histories_with_the_sequencers_of_s3_converge() {
+    for_seeds(0..200, |seed| history_of(seed, Telling::Ordered));
+}
+
+#[test]
+fn histories_with_one_sequencer_for_all_converge() {
+    for_seeds(1_000..1_200, |seed| history_of(seed, Telling::Constant));
+}
+
+#[test]
+fn histories_without_sequencers_converge() {
+    for_seeds(2_000..2_200, |seed| history_of(seed, Telling::Without));
+}
+
+#[test]
+fn histories_told_now_this_way_now_that_converge() {
+    for_seeds(3_000..3_200, |seed| history_of(seed, Telling::Mixed));
+}
