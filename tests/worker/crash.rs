@@ -42,6 +42,7 @@ async fn a_worker_killed_in_mid_work_loses_nothing() {
     })
     .await;
     let children = worker.children();
+    assert!(!children.is_empty(), "it has extraction children");
     worker.kill();
     assert!(worker.in_hand() > 0);
     eventually("its extraction children are gone too", LONG, async || {
