@@ -242,6 +242,19 @@ async fn work_that_outlasts_the_drain_is_cancelled_and_returned_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_open_poll_brings_after_the_stop_is_returned_at_once() {
+    let site = Site::new(1);
+    let worker = site.start("w", &Setup::default());
+    sleep(Duration::from_secs(3)).await;
+    worker.ask_to_stop();
+    site.world.upload("a.txt", "text", 1);
+    let line = worker.stop().await;
+    assert_eq!((line.received, line.returned, site.reader.works("a.txt")), (1, 1, 0), "{line:?}");
+    assert_eq!(site.settlements(), ["cancelled/returned"]);
+    assert_eq!(site.world.queue.visible(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_of_the_work_is_a_failed_attempt_and_never_a_delete() {
     let site = Site::new(1);
     site.reader.plan("a.txt", [Act::Panics, Act::Reads]);

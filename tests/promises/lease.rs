@@ -1,8 +1,11 @@
 //! P7: no work without a lease. Heartbeats keep it, its loss ends the work, twins are one work, twelve hours are the end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use quittance::outcome::Outcome;
+use quittance::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, SkipReason};
+use quittance::process::{Progress, Scope};
 use quittance::queue::{Queue as _, SQS_MAX_VISIBILITY};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -145,6 +148,87 @@ async fn two_deliveries_in_one_process_are_one_work_settled_by_the_newer_handle(
         assert_eq!((line.done, line.lease_lost), (1, line.received - 1), "{name}: {line:?}");
         assert_eq!((line.changes_parsed, history::really_deleted(&site.world.queue).len()), (1, 1), "{name}");
         history::one_call_at_a_time(&site.world.queue);
+    }
+}
+
+/// What is left to do with a receipt whose lease is gone when its work speaks: finished work is deleted, once and
+/// without a promise; nothing is returned or dead-lettered, for it may be another's by now.
+#[tokio::test(start_paused = true)]
+async fn after_the_lease_is_lost_only_finished_work_is_deleted_and_booked_as_lost() {
+    let crashed = || Outcome::Retry(RetryReason::ChildCrashed("signal 11".into()));
+    let sick = || Outcome::Retry(RetryReason::Systemic(Dependency::Results, "503".into()));
+    let table: [(Option<Outcome>, usize); 7] = [
+        (Some(Outcome::Done), 1),
+        (Some(Outcome::Superseded), 1),
+        (Some(Outcome::Skip(SkipReason::DirectoryMarker)), 1),
+        (Some(crashed()), 0),
+        (Some(sick()), 0),
+        (Some(Outcome::Reject(RejectReason::Malformed("no event".into()))), 0),
+        (None, 0),
+    ];
+    for (outcome, deletes) in table {
+        for refused in [false, true] {
+            let site = Site::new(1);
+            site.world.upload("a.txt", "text", 1);
+            let bench = Bench::new(site, Setup::default());
+            let lease = bench.receive_one().await;
+            bench.site.world.queue.faults(|faults| {
+                (faults.change.down, faults.delete.down) = (true, refused);
+            });
+            lease.term().ended().await;
+            let before = bench.site.world.queue.calls().len();
+            lease.settle(outcome.clone().map_or_else(Judgement::none, judged));
+            bench.until_settled().await;
+            let after: Vec<_> = bench.site.world.queue.calls().split_off(before);
+            let name = format!("{outcome:?}, refused: {refused}");
+            assert!(after.iter().all(|call| matches!(call.ask, QueueAsk::Delete(_))), "{name}: {after:?}");
+            assert_eq!(after.len(), deletes, "{name}: one try at most");
+            let (site, line) = bench.finish().await;
+            assert_eq!((line.received, line.lease_lost), (1, 1), "{name}");
+            assert_eq!(site.world.dead_letters.calls().len(), 0, "{name}");
+        }
+    }
+}
+
+/// Nothing fences a dead letter: a lease that ends while its attempts are read is not followed by a send.
+#[tokio::test(start_paused = true)]
+async fn no_dead_letter_is_sent_once_the_lease_is_over() {
+    for (verdict_at, sent) in [(40, 1), (55, 0)] {
+        let site = Site::new(1);
+        site.world.upload("a.txt", "text", 1);
+        let bench = Bench::new(site, Setup::default());
+        drop(bench.receive_one().await); // attempts are read from the second delivery on
+        let lease = bench.receive_one().await;
+        let began = Instant::now();
+        bench.site.world.queue.faults(|faults| faults.change.down = true);
+        bench.site.world.store.faults(|faults| faults.get.latency = (4 * SECOND, 4 * SECOND));
+        sleep_until(began + verdict_at * SECOND).await;
+        lease.settle(judged(Outcome::Reject(RejectReason::Malformed("no event".into()))));
+        bench.until_settled().await;
+        let (site, line) = bench.finish().await;
+        assert_eq!((line.dead_lettered, line.lease_lost), (sent, 1 - sent), "verdict at {verdict_at} s");
+        assert_eq!(site.world.dead_letters.live().len() as u64, sent, "verdict at {verdict_at} s");
+        assert_eq!(history::no_write_without_a_lease(&site.world, BENCH, VISIBILITY) as u64, sent);
+    }
+}
+
+/// Whoever is late to tell the work that its lease is over: the work asks, before each thing that it writes.
+#[tokio::test(start_paused = true)]
+async fn the_work_asks_for_its_lease_before_each_write() {
+    // Asked so many times with the answer yes, then no: records and markers written.
+    for (yes, records, markers) in [(0, 0, 0), (1, 1, 0), (2, 1, 1)] {
+        let site = Site::new(1);
+        site.world.upload("a.txt", "text", 1);
+        let bench = Bench::new(site, Setup::default());
+        let lease = bench.receive_one().await;
+        let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);
+        let asked = AtomicUsize::new(0);
+        let may_act = move || asked.fetch_add(1, Ordering::Relaxed) < yes;
+        let scope = Scope { may_act: Arc::new(may_act), keep: Arc::new(()) };
+        let ended = processor.message(lease.message(), &scope, &Progress::default()).await;
+        assert_eq!(ended.is_ok(), yes == 2);
+        let written = |prefix| bench.site.world.store.keys(RESULTS, prefix).len();
+        assert_eq!((written("processed/"), written("retry-index/")), (records, markers), "after {yes}");
     }
 }
 

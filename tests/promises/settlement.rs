@@ -62,6 +62,19 @@ async fn of_ten_deletes_the_one_refused_is_sent_again_alone_and_the_nine_are_set
 }
 
 #[tokio::test(start_paused = true)]
+async fn entries_refused_together_are_not_sent_together_again() {
+    let (bench, leases) = bench_with(10, Setup::default()).await;
+    bench.site.world.queue.faults(|faults| {
+        faults.next_entries.extend([refusal("InternalError", false), refusal("InternalError", false)]);
+    });
+    all_done(leases);
+    bench.until_settled().await;
+    let (site, line) = bench.finish().await;
+    assert_eq!(line.deleted, 10);
+    assert_eq!(history::delete_batches(&site.world.queue, BENCH), [10, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_receipt_that_sqs_says_is_not_ours_ends_as_lease_lost_without_another_try() {
     let (bench, leases) = bench_with(2, Setup::default()).await;
     bench.site.world.queue.faults(|faults| {
