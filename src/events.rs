@@ -61,7 +61,7 @@ event!(
     /// A receipt's end.
     MessageSettled, "message_settled", INFO {
         message_id: String, receive_count: u32, outcome: &'static str, settlement: &'static str,
-        reason: Option<String>, work_ids: Vec<String>, keys: Vec<String>, held_ms: u64, index: &'static str,
+        reason: Option<&'static str>, detail: Option<String>, work_ids: Vec<String>, keys: Vec<String>, held_ms: u64, index: &'static str,
         original_message_id: Option<String>,
     }
 );

@@ -135,6 +135,28 @@ pub enum Settlement {
     Return(Duration),
 }
 
+/// What the log line and the books say of a message's end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Account {
+    /// `outcome`.
+    pub outcome: OutcomeName,
+    /// `reason`: a stable name, that of the dead letter where there is one.
+    pub reason: Option<&'static str>,
+    /// `detail`: a sentence.
+    pub detail: Option<String>,
+}
+
+impl Account {
+    /// With a reason and nothing more to say, or without one.
+    pub fn plain(outcome: OutcomeName, reason: Option<&'static str>) -> Self {
+        Self { outcome, reason, detail: None }
+    }
+
+    fn told(outcome: OutcomeName, reason: &'static str, detail: &str) -> Self {
+        Self { outcome, reason: Some(reason), detail: Some(detail.to_owned()) }
+    }
+}
+
 /// A line of the table: the settlement, and whether an attempt is written down first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
@@ -142,10 +164,8 @@ pub struct Plan {
     pub settlement: Settlement,
     /// The failure counts against the message's budget.
     pub charged: bool,
-    /// `outcome` in the log line and the books.
-    pub outcome: OutcomeName,
-    /// `reason` in the log line: name, and detail where there is one.
-    pub reason: Option<String>,
+    /// What is told of it.
+    pub account: Account,
 }
 
 /// `outcome` in log lines (design §8).
@@ -211,12 +231,11 @@ impl Rules {
         match verdict {
             Verdict::Judged(Outcome::Done) => Plan::delete(OutcomeName::Done, None),
             Verdict::Judged(Outcome::Superseded) => Plan::delete(OutcomeName::Superseded, None),
-            Verdict::Judged(Outcome::Skip(reason)) => Plan::delete(OutcomeName::Skipped, Some(reason.as_str().into())),
+            Verdict::Judged(Outcome::Skip(reason)) => Plan::delete(OutcomeName::Skipped, Some(reason.as_str())),
             Verdict::Judged(Outcome::Retry(RetryReason::Systemic(dependency, detail))) => Plan {
                 settlement: Settlement::Return(SYSTEMIC_BACKOFF.wait(receive_count.saturating_sub(1), jitter)),
                 charged: false,
-                outcome: OutcomeName::Retried,
-                reason: Some(format!("systemic ({}): {detail}", dependency.as_str())),
+                account: Account::told(OutcomeName::Retried, "systemic", &format!("{}: {detail}", dependency.as_str())),
             },
             Verdict::Judged(Outcome::Retry(reason)) => {
                 self.after_failure(reason, OutcomeName::Retried, failed_before, receive_count, jitter)
@@ -226,8 +245,7 @@ impl Rules {
                 Plan {
                     settlement: Settlement::DeadLetter(name, detail.to_owned()),
                     charged: false,
-                    outcome: OutcomeName::Rejected,
-                    reason: Some(format!("{}: {detail}", name.as_str())),
+                    account: Account::told(OutcomeName::Rejected, name.as_str(), detail),
                 }
             }
             Verdict::Panicked(detail) => {
@@ -237,8 +255,7 @@ impl Rules {
             Verdict::Cancelled => Plan {
                 settlement: Settlement::Return(Duration::ZERO),
                 charged: false,
-                outcome: OutcomeName::Cancelled,
-                reason: None,
+                account: Account::plain(OutcomeName::Cancelled, None),
             },
         }
     }
@@ -252,20 +269,20 @@ impl Rules {
         jitter: &Jitter,
     ) -> Plan {
         let (name, detail) = reason.describe();
-        let described = Some(format!("{name}: {detail}"));
         if self.attempts_left(failed_before, receive_count) {
             let delay = self.backoff.wait(failed_before, jitter);
-            return Plan { settlement: Settlement::Return(delay), charged: true, outcome, reason: described };
+            let account = Account::told(outcome, name, detail);
+            return Plan { settlement: Settlement::Return(delay), charged: true, account };
         }
         match (reason, self.on_missing) {
             (RetryReason::SourceMissing, OnMissing::Drop) => {
-                return Plan::delete(OutcomeName::Skipped, Some(SkipReason::SourceMissing.as_str().into()));
+                return Plan::delete(OutcomeName::Skipped, Some(SkipReason::SourceMissing.as_str()));
             }
             (_, OnMissing::Drop | OnMissing::DeadLetter) => {}
         }
         let (last_word, detail) = reason.last_word();
-        let reason = Some(format!("{}: {detail}", last_word.as_str()));
-        Plan { settlement: Settlement::DeadLetter(last_word, detail), charged: true, outcome, reason }
+        let account = Account::told(outcome, last_word.as_str(), &detail);
+        Plan { settlement: Settlement::DeadLetter(last_word, detail), charged: true, account }
     }
 }
 
@@ -289,14 +306,14 @@ impl Plan {
                     Outcome::Done | Outcome::Superseded | Outcome::Skip(_) => None,
                 });
                 let Some((name, detail, outcome)) = undone else { return self };
-                let reason = Some(format!("{}: {detail}", name.as_str()));
-                Self { settlement: Settlement::DeadLetter(name, detail), charged: self.charged, outcome, reason }
+                let account = Account::told(outcome, name.as_str(), &detail);
+                Self { settlement: Settlement::DeadLetter(name, detail), charged: self.charged, account }
             }
         }
     }
 
-    fn delete(outcome: OutcomeName, reason: Option<String>) -> Self {
-        Self { settlement: Settlement::Delete, charged: false, outcome, reason }
+    fn delete(outcome: OutcomeName, reason: Option<&'static str>) -> Self {
+        Self { settlement: Settlement::Delete, charged: false, account: Account::plain(outcome, reason) }
     }
 }
 

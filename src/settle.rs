@@ -22,7 +22,7 @@ use crate::events::{self, Event};
 use crate::heartbeat::Span;
 use crate::lease::{Admission, Lease, LeaseNumber, Settled, Term, Word};
 use crate::message::Message;
-use crate::outcome::{Judgement, Outcome, OutcomeName, Rules, Settlement, Verdict};
+use crate::outcome::{Account, Judgement, Outcome, OutcomeName, Rules, Settlement, Verdict};
 use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
 use crate::shutdown::SETTLE_MARGIN;
@@ -83,6 +83,9 @@ enum Ended {
 }
 
 type Replies = Result<Vec<EntryReply>, QueueError>;
+
+/// Reason of the older of two deliveries in one process: the newer one is in work.
+const TWIN: &str = "twin_delivery";
 
 /// The task.
 pub struct Settler {
@@ -163,8 +166,7 @@ impl Settler {
                 busy: false,
                 phase: Phase::Working,
                 judgement: Judgement::none(),
-                outcome: OutcomeName::Cancelled,
-                reason: None,
+                account: Account::plain(OutcomeName::Cancelled, None),
                 permit: None,
             };
             self.held.insert(number, held);
@@ -183,14 +185,13 @@ impl Settler {
         let Some(held) = twin else { return false };
         if message.receive_count < held.receive_count {
             self.desk.books.settled(receipt, End::LeaseLost, OutcomeName::Cancelled);
-            let reason = Some("a newer delivery is in work".into());
-            let line = settled_line(held, End::LeaseLost, OutcomeName::Cancelled, reason);
+            let line = settled_line(held, End::LeaseLost, Account::plain(OutcomeName::Cancelled, Some(TWIN)));
             events::MessageSettled { receive_count: message.receive_count, held_ms: 0, ..line }.emit();
             return true;
         }
         let older = std::mem::replace(&mut held.receipt, receipt);
         self.desk.books.settled(older, End::LeaseLost, OutcomeName::Cancelled);
-        settled_line(held, End::LeaseLost, OutcomeName::Cancelled, Some("adopted by a newer delivery".into())).emit();
+        settled_line(held, End::LeaseLost, Account::plain(OutcomeName::Cancelled, Some(TWIN))).emit();
         held.handle = message.handle.clone();
         held.receive_count = message.receive_count;
         held.taken_on = Instant::now();
@@ -220,8 +221,7 @@ impl Settler {
         };
         if lost || quick {
             let plan = self.desk.rules.plan(&held.judgement.verdict, 0, held.receive_count, &self.desk.jitter);
-            held.outcome = plan.outcome;
-            held.reason = plan.reason;
+            held.account = plan.account;
             let (last, end) = match plan.settlement {
                 Settlement::Return(delay) => (Last::Return(delay), End::Returned),
                 Settlement::Delete | Settlement::DeadLetter(..) => (Last::Delete, End::Deleted),
@@ -270,19 +270,16 @@ impl Settler {
         let now = Instant::now();
         let Some(held) = self.held.get_mut(&number) else { return };
         let (last, end) = match prepared {
-            Prepared::Lost { outcome, reason } => {
-                held.outcome = outcome;
-                held.reason = reason;
+            Prepared::Lost { account } => {
+                held.account = account;
                 return self.conclude(number, End::LeaseLost);
             }
-            Prepared::Delete { outcome, reason, end } => {
-                held.outcome = outcome;
-                held.reason = reason;
+            Prepared::Delete { end, account } => {
+                held.account = account;
                 (Last::Delete, end)
             }
-            Prepared::Return { delay, outcome, reason } => {
-                held.outcome = outcome;
-                held.reason = reason;
+            Prepared::Return { delay, account } => {
+                held.account = account;
                 (Last::Return(delay), End::Returned)
             }
         };
@@ -359,8 +356,8 @@ impl Settler {
     /// The one place where a receipt leaves the table: books, line, permit.
     fn conclude(&mut self, number: LeaseNumber, end: End) {
         let Some(held) = self.held.remove(&number) else { return };
-        self.desk.books.settled(held.receipt, end, held.outcome);
-        settled_line(&held, end, held.outcome, held.reason.clone()).emit();
+        self.desk.books.settled(held.receipt, end, held.account.outcome);
+        settled_line(&held, end, held.account.clone()).emit();
         drop(held.permit);
     }
 }

@@ -153,6 +153,7 @@ mod tests {
             outcome: "done",
             settlement: "deleted",
             reason: None,
+            detail: None,
             work_ids: vec!["w".into()],
             keys: vec![key.into()],
             held_ms: 7,

@@ -39,7 +39,7 @@ fn finished_work_is_deleted_whatever_the_counts_say() {
     ] {
         for (failed, received) in [(0, 1), (99, 1), (0, 20), (99, 99)] {
             let plan = plan_with(RULES, Verdict::Judged(outcome.clone()), failed, received);
-            assert_eq!((plan.settlement, plan.charged, plan.outcome), (Settlement::Delete, false, name));
+            assert_eq!((plan.settlement, plan.charged, plan.account.outcome), (Settlement::Delete, false, name));
         }
     }
 }
@@ -52,7 +52,7 @@ fn a_message_failure_with_attempts_left_is_returned_after_a_doubling_delay_and_c
             let Settlement::Return(delay) = plan.settlement else { panic!("{reason:?}: {plan:?}") };
             assert!(delay >= Duration::from_secs(nominal / 2) && delay < Duration::from_secs(nominal), "{delay:?}");
             assert!(plan.charged, "{reason:?}");
-            assert_eq!(plan.outcome, OutcomeName::Retried);
+            assert_eq!(plan.account.outcome, OutcomeName::Retried);
         }
     }
 }
@@ -83,7 +83,7 @@ fn a_panic_is_a_failed_attempt() {
         Settlement::DeadLetter(DeadLetterReason::AttemptsExhausted, "panicked: boom".into()),
         "and the last one says so"
     );
-    assert_eq!(last.outcome, OutcomeName::Panicked);
+    assert_eq!(last.account.outcome, OutcomeName::Panicked);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_rejection_is_dead_lettered_at_once() {
         let plan = plan_with(RULES, Verdict::Judged(Outcome::Reject(reason)), 0, 1);
         let Settlement::DeadLetter(found, detail) = plan.settlement else { panic!() };
         assert_eq!((found.as_str(), detail.as_str()), (name, "x"));
-        assert_eq!(plan.outcome, OutcomeName::Rejected);
+        assert_eq!(plan.account.outcome, OutcomeName::Rejected);
     }
 }
 
@@ -136,8 +136,8 @@ fn a_low_max_receive_count_brings_the_last_attempt_forward() {
 fn a_source_that_stays_missing_ends_as_the_operator_chose() {
     let drop = Rules { on_missing: OnMissing::Drop, ..RULES };
     let plan = plan_with(drop, retry(RetryReason::SourceMissing), 4, 6);
-    assert_eq!((plan.settlement, plan.outcome), (Settlement::Delete, OutcomeName::Skipped));
-    assert_eq!(plan.reason.as_deref(), Some("source_missing"));
+    assert_eq!((plan.settlement, plan.account.outcome), (Settlement::Delete, OutcomeName::Skipped));
+    assert_eq!(plan.account.reason, Some("source_missing"));
     assert!(matches!(plan_with(drop, retry(RetryReason::SourceMissing), 0, 1).settlement, Settlement::Return(_)));
 }
 

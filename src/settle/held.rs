@@ -14,7 +14,7 @@ use crate::events::{self, Event as _};
 use crate::heartbeat::Span;
 use crate::lease::{Permit, Term};
 use crate::message::{Message, ReceiptHandle};
-use crate::outcome::{Indexed, Judgement, OutcomeName};
+use crate::outcome::{Account, Indexed, Judgement};
 use crate::queue::Refusal;
 
 /// What SQS is asked for at the end.
@@ -66,8 +66,7 @@ pub(super) struct Held {
     pub(super) busy: bool,
     pub(super) phase: Phase,
     pub(super) judgement: Judgement,
-    pub(super) outcome: OutcomeName,
-    pub(super) reason: Option<String>,
+    pub(super) account: Account,
     pub(super) permit: Option<Permit>,
 }
 
@@ -84,19 +83,15 @@ pub(super) fn end_term(held: &mut Held, why: &'static str) {
     .emit();
 }
 
-pub(super) fn settled_line(
-    held: &Held,
-    end: End,
-    outcome: OutcomeName,
-    reason: Option<String>,
-) -> events::MessageSettled {
+pub(super) fn settled_line(held: &Held, end: End, account: Account) -> events::MessageSettled {
     let reports = &held.judgement.reports;
     events::MessageSettled {
         message_id: held.message.id.0.clone(),
         receive_count: held.receive_count,
-        outcome: outcome.as_str(),
+        outcome: account.outcome.as_str(),
         settlement: end.as_str(),
-        reason,
+        reason: account.reason,
+        detail: account.detail,
         work_ids: reports
             .iter()
             .filter_map(|report| report.work_id.as_ref())

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use super::Desk;
 use super::held::CAPPED;
-use crate::attempts::Seen;
+use crate::attempts::{Attempts, Seen};
 use crate::books::End;
 use crate::dead_letter::Origin;
 use crate::events::{self, Event};
 use crate::lease::Term;
 use crate::message::Message;
 use crate::outcome::{
-    DeadLetterReason, Dependency, Judgement, Outcome, OutcomeName, Plan, RetryReason, Settlement, Verdict,
+    Account, DeadLetterReason, Dependency, Judgement, Outcome, Plan, RetryReason, Settlement, Verdict,
 };
 use crate::retry::Backoff;
 
@@ -26,9 +26,9 @@ const AFTER_FAILED_SEND: Backoff = Backoff { base: Duration::from_secs(600), cap
 
 /// What is left to do.
 pub(super) enum Prepared {
-    Delete { outcome: OutcomeName, reason: Option<String>, end: End },
-    Return { delay: Duration, outcome: OutcomeName, reason: Option<String> },
-    Lost { outcome: OutcomeName, reason: Option<String> },
+    Delete { end: End, account: Account },
+    Return { delay: Duration, account: Account },
+    Lost { account: Account },
 }
 
 pub(super) async fn prepare(
@@ -51,53 +51,53 @@ pub(super) async fn prepare(
     let mut plan = plan.sparing_the_undone(&judgement.reports);
     if capped {
         plan.settlement = Settlement::DeadLetter(DeadLetterReason::Deadline, CAPPED.to_owned());
-        plan.reason = Some(format!("{}: {CAPPED}", DeadLetterReason::Deadline.as_str()));
+        plan.account.reason = Some(DeadLetterReason::Deadline.as_str());
+        plan.account.detail = Some(CAPPED.to_owned());
     }
-    let Plan { settlement, charged, outcome, reason } = plan;
+    let Plan { settlement, charged, account } = plan;
     let attempts = match (charged, seen) {
         (false, Some(seen)) => Some(seen.attempts),
-        (true, Some(seen)) => charge(&desk, &message, seen, reason.as_deref().unwrap_or_default()).await,
+        (true, Some(seen)) => charge(&desk, &message, seen, &account).await,
         (_, None) => None,
     };
     match settlement {
-        Settlement::Delete => Prepared::Delete { outcome, reason, end: End::Deleted },
+        Settlement::Delete => Prepared::Delete { account, end: End::Deleted },
         // Without a written attempt the return is free: the store is sick, and that is not the message's fault (P6).
         Settlement::Return(_) if charged && attempts.is_none() => {
             let sick = RetryReason::Systemic(Dependency::Results, "the attempt could not be recorded".into());
             let verdict = Verdict::Judged(Outcome::Retry(sick));
             let free = desk.rules.plan(&verdict, failed_before, receive_count, &desk.jitter);
             match free.settlement {
-                Settlement::Return(delay) => Prepared::Return { delay, outcome, reason },
-                Settlement::Delete | Settlement::DeadLetter(..) => {
-                    Prepared::Return { delay: Duration::ZERO, outcome, reason }
-                }
+                Settlement::Return(delay) => Prepared::Return { delay, account },
+                Settlement::Delete | Settlement::DeadLetter(..) => Prepared::Return { delay: Duration::ZERO, account },
             }
         }
-        Settlement::Return(delay) => Prepared::Return { delay, outcome, reason },
+        Settlement::Return(delay) => Prepared::Return { delay, account },
         Settlement::DeadLetter(why, detail) => {
             // A capped lease is ended for the work only; SQS still holds the message for us for a minute.
             if !capped && !term.is_live() {
-                return Prepared::Lost { outcome, reason };
+                return Prepared::Lost { account };
             }
             let attempts = attempts.unwrap_or_default();
             let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement.reports);
             match limited(letter).await {
-                Ok(()) => Prepared::Delete { outcome, reason, end: End::DeadLettered },
+                Ok(()) => Prepared::Delete { account, end: End::DeadLettered },
                 Err(detail) => {
                     let (message_id, original_message_id) = (message.id.0.clone(), Origin::id_of(&message));
                     let failed =
                         events::DeadLetterFailed { message_id, reason: why.as_str(), detail, original_message_id };
                     failed.emit();
                     let delay = AFTER_FAILED_SEND.wait(0, &desk.jitter);
-                    Prepared::Return { delay, outcome, reason }
+                    Prepared::Return { delay, account }
                 }
             }
         }
     }
 }
 
-async fn charge(desk: &Desk, message: &Message, seen: Seen, reason: &str) -> Option<crate::attempts::Attempts> {
-    match limited(desk.attempts.charge(&message.id, seen, reason)).await {
+async fn charge(desk: &Desk, message: &Message, seen: Seen, account: &Account) -> Option<Attempts> {
+    let (reason, detail) = (account.reason.unwrap_or_default(), account.detail.as_deref().unwrap_or_default());
+    match limited(desk.attempts.charge(&message.id, seen, &format!("{reason}: {detail}"))).await {
         Ok(attempts) => Some(attempts),
         Err(detail) => {
             not_recorded(message, detail);
