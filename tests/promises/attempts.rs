@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::dead_letter::note;
 use crate::sim::reader::Act;
-use crate::sim::{Faults, RESULTS, Rule, SOURCE, Setup, Site, Verb, World, history, until};
+use crate::sim::{RESULTS, Rule, SOURCE, Setup, Site, Verb, World, history, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -25,7 +25,8 @@ fn limit() -> Act {
 #[tokio::test(start_paused = true)]
 async fn a_failing_message_is_dead_lettered_after_exactly_its_attempts() {
     let timed_out = || Act::Fails(ExtractFailure::TimedOut { after: 60 * SECOND });
-    let table: [(&str, fn() -> Act, &str); 4] = [
+    type Fails = fn() -> Act;
+    let table: [(&str, Fails, &str); 4] = [
         ("crashed", crashed, "attempts_exhausted"),
         ("timed out", timed_out, "attempts_exhausted"),
         ("panicked", || Act::Panics, "attempts_exhausted"),

@@ -297,7 +297,7 @@ pub fn in_step(world: &World, keys: &[&str]) -> Result<(), String> {
         let Some(indexed) = world.search.document(&document_id(key)) else {
             return Err(format!("{key}: recorded, and not in the index"));
         };
-        if Value::from(indexed.revision) != record["revision"] || indexed.source != *document {
+        if record["revision"] != indexed.revision || indexed.source != *document {
             return Err(format!("{key}: the record is {record}, the index holds {indexed:?}"));
         }
     }
