@@ -25,8 +25,8 @@ fn limit() -> Act {
 #[tokio::test(start_paused = true)]
 async fn a_failing_message_is_dead_lettered_after_exactly_its_attempts() {
     let timed_out = || Act::Fails(ExtractFailure::TimedOut { after: 60 * SECOND });
-    type Failure = (&'static str, fn() -> Act, &'static str);
-    let table: [Failure; 4] = [
+    type Fails = fn() -> Act;
+    let table: [(&str, Fails, &str); 4] = [
         ("crashed", crashed, "attempts_exhausted"),
         ("timed out", timed_out, "attempts_exhausted"),
         ("panicked", || Act::Panics, "attempts_exhausted"),

@@ -212,6 +212,24 @@ async fn no_dead_letter_is_sent_once_the_lease_is_over() {
     }
 }
 
+/// The letter is there: one delete, or there are two copies. What it does is not ours to promise any more.
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_outlasts_its_lease_is_followed_by_one_delete_booked_as_lost() {
+    let site = Site::new(1);
+    site.world.upload("a.txt", "text", 1);
+    let bench = Bench::new(site, Setup::default());
+    let lease = bench.receive_one().await;
+    bench.site.world.queue.faults(|faults| faults.change.down = true);
+    bench.site.world.dead_letters.faults(|faults| faults.send.latency = (4 * SECOND, 4 * SECOND));
+    sleep(55 * SECOND).await;
+    lease.settle(judged(Outcome::Reject(RejectReason::Malformed("no event".into()))));
+    bench.until_settled().await;
+    let (site, line) = bench.finish().await;
+    assert_eq!((line.dead_lettered, line.lease_lost), (0, 1));
+    assert_eq!(history::delete_batches(&site.world.queue, BENCH), [1]);
+    assert_eq!((site.world.queue.live().len(), site.world.dead_letters.live().len()), (0, 1));
+}
+
 /// Whoever is late to tell the work that its lease is over: the work asks, before each thing that it writes.
 #[tokio::test(start_paused = true)]
 async fn the_work_asks_for_its_lease_before_each_write() {
