@@ -10,7 +10,7 @@ use quittance::shutdown::{Signals, Stop};
 use quittance::start::CannotStart;
 use quittance::store::s3::{self, S3Store};
 use quittance::telemetry::{self, Identity};
-use quittance::{aws, check, events, process, start};
+use quittance::{check, events, process, start};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: &WorkerConfig) -> Result<u8, CannotStart> {
-    let worker = start::worker(config, &aws::load().await).await?;
+    let worker = start::worker(config, &start::aws().await?).await?;
     let stop = Stop::default();
     let signals = Signals::take()
         .map_err(|error| CannotStart { line: format!("cannot listen to signals: {error}"), code: exit::EX_TEMPFAIL })?;
@@ -94,7 +94,7 @@ async fn run(config: &WorkerConfig) -> Result<u8, CannotStart> {
 }
 
 async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
-    let Some(index) = start::search_index(config, &aws::load().await)? else {
+    let Some(index) = start::search_index(config, &start::aws().await?)? else {
         return Err(CannotStart {
             line: "SKIP_OPENSEARCH is set: there is no index to set up".into(),
             code: exit::EX_CONFIG,
@@ -103,14 +103,14 @@ async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
     match index.setup_index().await {
         Ok(report) => {
             print!("{report}");
-            Ok(if report.has_conflicts() { exit::EX_CHECK_FAILED } else { exit::EX_OK })
+            Ok(if report.has_conflicts() { exit::EX_CONFIG } else { exit::EX_OK })
         }
         Err(error) => Err(CannotStart { line: error.to_string(), code: exit::EX_TEMPFAIL }),
     }
 }
 
 async fn doctor(config: &WorkerConfig, json: bool) -> Result<u8, CannotStart> {
-    let aws = aws::load().await;
+    let aws = start::aws().await?;
     let client = sqs::settling_client(&aws);
     let queue = SqsQueue::new(client.clone(), &config.queue_url);
     // What cannot be found is for the findings to tell, not a reason to stop looking.

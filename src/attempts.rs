@@ -47,6 +47,14 @@ pub struct Seen {
     etag: Option<String>,
 }
 
+impl Seen {
+    /// Stands in for a record that is out of reach: every earlier delivery counts as a failed attempt.
+    pub fn counted(receive_count: u32) -> Self {
+        let attempts = Attempts { failed: receive_count.saturating_sub(1), ..Attempts::default() };
+        Self { attempts, etag: None }
+    }
+}
+
 /// The records of one namespace.
 pub struct AttemptsLog {
     /// Results bucket and its store.

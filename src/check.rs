@@ -169,7 +169,7 @@ fn ladder(subject: &Subject<'_>) -> Finding {
     let stop = wait.max(drain) + SETTLE_MARGIN;
     let evidence = format!(
         "poll {} s < heartbeat every {} s < lease {} s < {} s (sqs limit); \
-         stop: drain {} s + settling {} s = {} s < TimeoutStopSec",
+         stop: drain or open poll {} s + settling {} s = {} s < TimeoutStopSec",
         wait.as_secs(),
         (lease / 3).as_secs(),
         lease.as_secs(),

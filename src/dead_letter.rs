@@ -64,6 +64,15 @@ impl Origin {
     }
 }
 
+/// Why a dead letter was not sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotSent {
+    /// The lease is gone: another consumer may be at work.
+    NotOurs,
+    /// A sentence.
+    Failed(String),
+}
+
 /// The dead-letter queue and what its letters need.
 pub struct DeadLetters {
     /// The DLQ.
@@ -79,7 +88,8 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Sends; `Ok` is an acknowledged send. The error is a sentence.
+    /// Sends; `Ok` is an acknowledged send. `ours` is asked before every call to the queue: a send is the one side
+    /// effect that nothing fences (P7).
     pub async fn send(
         &self,
         message: &Message,
@@ -87,29 +97,41 @@ impl DeadLetters {
         detail: &str,
         attempts: &Attempts,
         reports: &[ChangeReport],
-    ) -> Result<(), String> {
+        ours: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), NotSent> {
         let now = self.clock.unix_ms();
         let note = self.note(message, reason, detail, attempts, reports, &rfc3339(now));
-        if let Some(whole) = fitting(message, &note) {
-            match self.queue.send(&whole).await {
-                Ok(_acknowledged) => return Ok(()),
-                // Our sum said that it fits, SQS says no: the DLQ takes less, or a name in the note is beyond XML.
-                Err(QueueError::Refused(_)) => {}
-                Err(error @ (QueueError::Missing(_) | QueueError::Unavailable(_))) => return Err(error.to_string()),
-            }
+        if let Some(whole) = fitting(message, &note)
+            && self.attempt(&whole, ours).await?
+        {
+            return Ok(());
         }
-        let envelope = Some(self.keep_envelope(message, &note, now).await?);
+        let envelope = Some(self.keep_envelope(message, &note, now).await.map_err(NotSent::Failed)?);
         let short = Note { work_ids: Vec::new(), keys: Vec::new(), detail: String::new(), envelope, ..note };
+        if let Some(pointed) = fitting(message, &short)
+            && self.attempt(&pointed, ours).await?
+        {
+            return Ok(());
+        }
         // As received where not even the pointer fits: the envelope lies under the message's id.
-        let (pointed, bare) = (fitting(message, &short), as_received(message));
-        if let Some(pointed) = pointed {
-            match self.queue.send(&pointed).await {
-                Ok(_acknowledged) => return Ok(()),
-                Err(QueueError::Refused(_)) => {}
-                Err(error @ (QueueError::Missing(_) | QueueError::Unavailable(_))) => return Err(error.to_string()),
+        match self.attempt(&as_received(message), ours).await? {
+            true => Ok(()),
+            false => Err(NotSent::Failed("the dead-letter queue refuses the message as it was received".into())),
+        }
+    }
+
+    /// `false`: our own sum said that it fits, and SQS refuses it: the DLQ takes less, or a name is beyond XML.
+    async fn attempt(&self, outgoing: &Outgoing, ours: &(dyn Fn() -> bool + Sync)) -> Result<bool, NotSent> {
+        if !ours() {
+            return Err(NotSent::NotOurs);
+        }
+        match self.queue.send(outgoing).await {
+            Ok(_acknowledged) => Ok(true),
+            Err(QueueError::Refused(_)) => Ok(false),
+            Err(error @ (QueueError::Missing(_) | QueueError::Unavailable(_))) => {
+                Err(NotSent::Failed(error.to_string()))
             }
         }
-        self.queue.send(&bare).await.map(|_acknowledged| ()).map_err(|error| error.to_string())
     }
 
     fn note(

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::breaker::{Breaker, Habits, Leave, Turn};
 use crate::events::{self, Event};
-use crate::outcome::{Dependency, Outcome, RejectReason, RetryReason, SkipReason};
+use crate::outcome::{Dependency, Outcome, RetryReason};
 use crate::retry::{Backoff, Jitter};
 use crate::store::Store;
 
@@ -120,17 +120,19 @@ impl Gate {
                 self.sick(dependency, &detail, now);
                 Outcome::Retry(RetryReason::Systemic(dependency, detail))
             }
-            Outcome::Retry(RetryReason::Denied(detail) | RetryReason::Throttled(detail)) if self.unclear(key, now) => {
-                self.sick(Dependency::Source, &detail, now);
-                Outcome::Retry(RetryReason::Systemic(Dependency::Source, detail))
+            Outcome::Retry(RetryReason::Denied(dependency, detail) | RetryReason::Throttled(dependency, detail))
+                if self.unclear(key, now) =>
+            {
+                self.sick(dependency, &detail, now);
+                Outcome::Retry(RetryReason::Systemic(dependency, detail))
             }
-            Outcome::Retry(RetryReason::Denied(_) | RetryReason::Throttled(_)) => outcome,
+            Outcome::Retry(RetryReason::Denied(..) | RetryReason::Throttled(..)) => outcome,
             Outcome::Done | Outcome::Superseded => {
                 self.with(|state| state.unclear.clear());
                 self.well(now);
                 outcome
             }
-            // Found wanting by its own fault, with the buckets at work: they are well.
+            // Ended before it had asked all that intake needs, and decides nothing: the next message may try at once.
             Outcome::Retry(
                 RetryReason::SourceMissing
                 | RetryReason::Interrupted(_)
@@ -140,15 +142,11 @@ impl Gate {
                 | RetryReason::Panicked(_)
                 | RetryReason::Refused(_),
             )
-            | Outcome::Reject(RejectReason::TooLarge(_) | RejectReason::Archived(_) | RejectReason::Unreadable(_))
-            | Outcome::Skip(SkipReason::DirectoryMarker | SkipReason::SourceMissing) => {
-                self.well(now);
-                outcome
-            }
-            // Asked no bucket and decides nothing: the next message may try at once.
-            Outcome::Skip(SkipReason::Event(_))
-            | Outcome::Reject(RejectReason::Malformed(_) | RejectReason::NotAllowed(_) | RejectReason::Limit(_)) => {
+            | Outcome::Reject(_)
+            | Outcome::Skip(_) => {
                 self.with(|state| state.next_trial = now);
+                // Wakes a poller that waits for its turn.
+                self.mode.send_modify(|_| {});
                 outcome
             }
         }

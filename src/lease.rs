@@ -83,8 +83,12 @@ impl Term {
 
     /// The receipt is ours now. Asks the clock, so that it is right even if nobody had time to say that it ended.
     pub fn is_live(&self) -> bool {
-        let us = self.deadline_us.load(Ordering::Acquire);
-        !self.ended.is_cancelled() && self.born.elapsed().as_micros() < u128::from(us)
+        !self.ended.is_cancelled() && self.is_in_time()
+    }
+
+    /// SQS holds the message for us, even where the work had to stop.
+    pub fn is_in_time(&self) -> bool {
+        self.born.elapsed().as_micros() < u128::from(self.deadline_us.load(Ordering::Acquire))
     }
 
     /// The work must stop.

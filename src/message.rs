@@ -233,7 +233,8 @@ pub struct Change {
     pub size: Option<u64>,
     /// S3's request id of the event.
     pub request_id: Option<String>,
-    /// Work anew although it was done (minimal bodies with `force`).
+    /// The sender asks for work anew (minimal bodies with `force`). A body without a sequencer is always worked on anew,
+    /// by the rule of design §4; this says that it was meant.
     pub force: bool,
 }
 

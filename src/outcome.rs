@@ -48,7 +48,7 @@ impl Outcome {
 }
 
 /// What became of the document of a change, or, as the worst, of a message's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Indexed {
     /// No document was offered.
     None,

@@ -87,7 +87,11 @@ impl Pipeline {
         beside.spawn(write_books(Arc::clone(&self.books), end_of_work.clone()));
         beside.spawn(Arc::clone(&self.gate).probe_while_shut(self.store, self.needed_buckets, end_of_work.clone()));
         if let Some(lane) = self.lane {
-            beside.spawn(lane);
+            let end = end_of_work.clone();
+            // Cut off at the end: nobody waits for what is still queued, and a sick index must not delay the exit.
+            beside.spawn(async move {
+                tokio::select! { biased; () = end.cancelled() => {}, () = lane => {} }
+            });
         }
         if let Some(replayer) = self.replayer {
             beside.spawn(replayer.run(end_of_work.clone()));
@@ -227,7 +231,7 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
     let verdict = match ended {
         Ok(Ok(outcome)) => {
             let weighed = reports.iter().map(|report| report.outcome.clone()).reduce(Outcome::worse);
-            Verdict::Judged(weighed.unwrap_or(outcome))
+            Verdict::Judged(weighed.unwrap_or_else(|| gate.weigh("", outcome)))
         }
         Err(Some(panic)) => Verdict::Panicked(panic),
         Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,

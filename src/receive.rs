@@ -111,6 +111,7 @@ impl Receiver {
             }
         }
     }
+
     /// Returns what arrived after the stop, when the other pollers have nothing open either: theirs would take it
     /// again, one after the other, and each time SQS counts a receive.
     async fn give_back(&self, late: Vec<Lease>, polling: TaskTrackerToken) {

@@ -60,6 +60,17 @@ impl CannotStart {
     }
 }
 
+/// The AWS configuration of this process.
+pub async fn aws() -> Result<SdkConfig, CannotStart> {
+    let config = crate::aws::load().await;
+    if config.region().is_none() {
+        return Err(CannotStart::misconfigured(
+            "AWS_REGION is not set, and no profile or instance names a region; fix: set AWS_REGION".into(),
+        ));
+    }
+    Ok(config)
+}
+
 /// The index client of a configuration; `None` with `SKIP_OPENSEARCH`.
 pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<OpenSearchIndex>, CannotStart> {
     let Some(OpenSearchConfig { endpoint, index, auth }) = &config.opensearch else { return Ok(None) };

@@ -536,7 +536,7 @@ async fn a_sound_world_passes_every_check() {
     assert_eq!(
         findings.last().unwrap().evidence,
         "poll 15 s < heartbeat every 20 s < lease 60 s < 43200 s (sqs limit); \
-         stop: drain 30 s + settling 15 s = 45 s < TimeoutStopSec"
+         stop: drain or open poll 30 s + settling 15 s = 45 s < TimeoutStopSec"
     );
 }
 

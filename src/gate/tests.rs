@@ -1,6 +1,7 @@
 //! The gate on a paused clock.
 
 use super::*;
+use crate::outcome::RejectReason;
 
 fn gate() -> Gate {
     Gate::new(Arc::new(Jitter::seeded(1)))
@@ -87,7 +88,7 @@ async fn an_outage_shuts_intake_and_one_message_reopens_it() {
 #[tokio::test(start_paused = true)]
 async fn one_forbidden_key_among_good_ones_is_its_own_problem_and_five_without_success_are_everybodys() {
     let gate = gate();
-    let denied = || Outcome::Retry(RetryReason::Denied("AccessDenied".into()));
+    let denied = || Outcome::Retry(RetryReason::Denied(Dependency::Source, "AccessDenied".into()));
     for _ in 0..50 {
         assert_eq!(gate.weigh("b/one", denied()), denied(), "one key, however often");
     }
@@ -115,12 +116,12 @@ async fn a_pause_holds_until_every_hand_has_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_shut_an_unclear_failure_is_everybodys_and_a_failure_of_the_files_own_reopens() {
+async fn while_shut_an_unclear_failure_is_everybodys_and_only_finished_work_reopens() {
     let gate = Arc::new(gate());
     for _ in 0..3 {
         gate.weigh("b/k", systemic());
     }
-    let denied = || Outcome::Retry(RetryReason::Denied("KMS".into()));
+    let denied = || Outcome::Retry(RetryReason::Denied(Dependency::Source, "KMS".into()));
     assert!(matches!(gate.weigh("b/1", denied()), Outcome::Retry(RetryReason::Systemic(..))), "charged to nobody");
     gate.on_trial();
     assert_eq!(passes(&gate).await, Some(Passage::One));
@@ -129,7 +130,9 @@ async fn while_shut_an_unclear_failure_is_everybodys_and_a_failure_of_the_files_
     assert_eq!(passes(&gate).await, Some(Passage::One), "it asked no bucket: the next may try");
     assert_eq!(started.elapsed(), Duration::ZERO, "at once");
     gate.weigh("b/3", Outcome::Reject(RejectReason::TooLarge("x".into())));
-    assert_eq!(passes(&gate).await, Some(Passage::Free), "the bucket answered");
+    assert_eq!(passes(&gate).await, Some(Passage::One), "it asked one bucket of two: that decides nothing either");
+    gate.weigh("b/4", Outcome::Done);
+    assert_eq!(passes(&gate).await, Some(Passage::Free), "durable and indexed or parked: all is well");
 }
 
 #[tokio::test(start_paused = true)]

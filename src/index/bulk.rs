@@ -168,11 +168,16 @@ async fn send(shared: &Shared, batch: Vec<Offered>) {
             part.into_iter().map(|offered| (offered.item, offered.verdict)).unzip();
         match shared.search.bulk(&items).await {
             Ok(answers) => {
-                let systemic = answers.iter().find_map(|answer| match answer {
-                    ItemVerdict::Systemic(why) => Some(why.clone()),
+                // One item that is judged shows an index at work: what another says then is about that document alone.
+                let at_work = answers.iter().any(|answer| match answer {
+                    ItemVerdict::Durable | ItemVerdict::Refused(_) => true,
+                    ItemVerdict::Systemic(_) => false,
+                });
+                let trouble = answers.iter().find_map(|answer| match answer {
+                    ItemVerdict::Systemic(why) => Some(why.as_str()),
                     ItemVerdict::Durable | ItemVerdict::Refused(_) => None,
                 });
-                shared.report(systemic.as_deref());
+                shared.report(trouble.filter(|_| !at_work));
                 let mut answers = answers.into_iter();
                 for verdict in verdicts {
                     let answer = answers.next().unwrap_or(ItemVerdict::Systemic("no answer for this item".into()));
@@ -201,3 +206,7 @@ async fn send(shared: &Shared, batch: Vec<Offered>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "bulk/tests.rs"]
+mod tests;

@@ -58,7 +58,7 @@ enum Fate {
     /// Its own trouble (record denied, archived, cut off): the next look tries again, the others go on.
     Stuck(String),
     /// The index or the store is sick: the rest waits, free of charge.
-    Sick,
+    Sick(String),
 }
 
 #[derive(Default)]
@@ -68,13 +68,12 @@ struct Tally {
     stuck: u64,
     /// What the first stuck one said.
     trouble: Option<String>,
-    seen: u64,
 }
 
 impl Replayer {
     /// Runs until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let mut idle = 0;
+        let (mut idle, mut turn) = (0, 0_usize);
         loop {
             let pause = tokio::time::sleep(LOOKS.wait(idle, &self.jitter));
             tokio::select! {
@@ -94,9 +93,11 @@ impl Replayer {
             let swept = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                swept = self.sweep(&mut tally) => swept,
+                swept = self.sweep(&mut tally, turn) => swept,
             };
-            idle = if tally.seen == 0 { idle.saturating_add(1) } else { 0 };
+            turn = turn.wrapping_add(1);
+            // By progress: what is stuck is not looked at every few seconds for ever.
+            idle = if tally.indexed + tally.errored == 0 { idle.saturating_add(1) } else { 0 };
             if tally.indexed + tally.errored > 0 {
                 self.books.replayed(tally.indexed);
                 let Tally { indexed, errored, stuck, .. } = tally;
@@ -109,13 +110,16 @@ impl Replayer {
     }
 
     /// Once over what is parked, oldest first, for as long as index and store are well.
-    async fn sweep(&self, tally: &mut Tally) -> Result<(), StoreError> {
-        let mine = format!("/{}/", self.namespace);
+    async fn sweep(&self, tally: &mut Tally, turn: usize) -> Result<(), StoreError> {
         let mut after: Option<String> = None;
         loop {
             let page = self.store.list(&self.bucket, "retry-index/", after.as_deref(), PAGE).await?;
-            let keys: Vec<&String> = page.keys.iter().filter(|key| key.contains(&mine)).collect();
-            tally.seen += keys.len() as u64;
+            let mut keys: Vec<&String> = page.keys.iter().filter(|key| is_of(&self.namespace, key)).collect();
+            if self.lane.room() == Room::One && !keys.is_empty() {
+                // The one that finds out must not be the same each time: it may be what the index cannot take.
+                let turn = turn % keys.len();
+                keys.rotate_left(turn);
+            }
             let mut rest = keys.as_slice();
             while !rest.is_empty() {
                 // While the index is not known to be well, one document finds out for all.
@@ -126,6 +130,7 @@ impl Replayer {
                 };
                 let (now, later) = rest.split_at(together);
                 rest = later;
+                let mut sick = None;
                 for fate in futures_util::future::join_all(now.iter().map(|key| self.fate(key))).await {
                     match fate {
                         Fate::Indexed => tally.indexed += 1,
@@ -135,8 +140,12 @@ impl Replayer {
                             tally.stuck += 1;
                             tally.trouble.get_or_insert(why);
                         }
-                        Fate::Sick => return Ok(()),
+                        Fate::Sick(why) => sick = Some(why),
                     }
+                }
+                if let Some(why) = sick {
+                    tally.trouble.get_or_insert(why);
+                    return Ok(());
                 }
             }
             after = page.keys.last().cloned();
@@ -149,7 +158,9 @@ impl Replayer {
     async fn fate(&self, key: &str) -> Fate {
         match self.replay(key).await {
             Ok(fate) => fate,
-            Err(StoreError::Unavailable(_) | StoreError::Throttled(_) | StoreError::BucketMissing(_)) => Fate::Sick,
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Throttled(_) | StoreError::BucketMissing(_))) => {
+                Fate::Sick(error.to_string())
+            }
             Err(
                 error @ (StoreError::Denied(_)
                 | StoreError::Archived(_)
@@ -184,17 +195,41 @@ impl Replayer {
                 Ok(Fate::Indexed)
             }
             ItemVerdict::Refused(reason) => self.give_up(key, &marker, &reason).await,
-            ItemVerdict::Systemic(_) => Ok(Fate::Sick),
+            // With the breaker closed the others may well be taken: this one alone waits.
+            ItemVerdict::Systemic(why) if self.lane.room() == Room::Free => Ok(Fate::Stuck(format!("{key}: {why}"))),
+            ItemVerdict::Systemic(why) => Ok(Fate::Sick(why)),
         }
     }
 
     /// Into `errored-index/` first, then away from `retry-index/`.
     async fn give_up(&self, key: &str, marker: &Marker, reason: &str) -> Result<Fate, StoreError> {
-        self.parking.move_to_errored(key, marker, reason).await.map_err(StoreError::Unavailable)?;
+        if let Err(trouble) = self.parking.move_to_errored(key, marker, reason).await {
+            return Ok(Fate::Stuck(format!("{key}: cannot be moved to errored-index/: {trouble}")));
+        }
         self.store.delete(&self.bucket, key).await?;
         let document_id = marker.document_id.as_str().to_owned();
         let (key, revision, reason) = (marker.key.clone(), marker.revision, reason.to_owned());
         events::DocumentErrored { document_id, key, revision, reason }.emit();
         Ok(Fate::Errored)
+    }
+}
+
+/// `retry-index/{date}/{namespace}/…`: the third part and no other, for a namespace may look like a date.
+fn is_of(namespace: &Namespace, key: &str) -> bool {
+    key.split('/').nth(2) == Some(namespace.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_belongs_to_the_namespace_in_its_place() {
+        let of = |namespace, key| is_of(&Namespace::parse(namespace).unwrap(), key);
+        let key = "retry-index/2026-11-22/default/abc/00000000000000000001.json";
+        assert!(of("default", key));
+        for other in ["2026-11-22", "abc", "retry-index", "defaul"] {
+            assert!(!of(other, key), "{other}");
+        }
     }
 }

@@ -57,9 +57,9 @@ pub enum RetryReason {
     /// A created object is not there (yet).
     SourceMissing,
     /// 403 or KMS on this object.
-    Denied(String),
+    Denied(Dependency, String),
     /// SlowDown on this object.
-    Throttled(String),
+    Throttled(Dependency, String),
     /// The body broke off or its checksum was wrong.
     Interrupted(String),
     /// The extraction child crashed.
@@ -82,8 +82,8 @@ impl RetryReason {
         match self {
             RetryReason::Systemic(..) => true,
             RetryReason::SourceMissing
-            | RetryReason::Denied(_)
-            | RetryReason::Throttled(_)
+            | RetryReason::Denied(..)
+            | RetryReason::Throttled(..)
             | RetryReason::Interrupted(_)
             | RetryReason::ChildCrashed(_)
             | RetryReason::ChildTimedOut(_)
@@ -98,9 +98,9 @@ impl RetryReason {
         let (name, detail) = self.describe();
         match self {
             RetryReason::SourceMissing => (DeadLetterReason::SourceMissing, detail.to_owned()),
-            RetryReason::Denied(_) => (DeadLetterReason::Denied, detail.to_owned()),
+            RetryReason::Denied(..) => (DeadLetterReason::Denied, detail.to_owned()),
             RetryReason::Limit(_) => (DeadLetterReason::Limit, detail.to_owned()),
-            RetryReason::Throttled(_)
+            RetryReason::Throttled(..)
             | RetryReason::Interrupted(_)
             | RetryReason::ChildCrashed(_)
             | RetryReason::ChildTimedOut(_)
@@ -114,8 +114,8 @@ impl RetryReason {
     pub fn describe(&self) -> (&'static str, &str) {
         match self {
             RetryReason::SourceMissing => ("source_missing", "the object is not in the bucket"),
-            RetryReason::Denied(detail) => ("denied", detail),
-            RetryReason::Throttled(detail) => ("throttled", detail),
+            RetryReason::Denied(_, detail) => ("denied", detail),
+            RetryReason::Throttled(_, detail) => ("throttled", detail),
             RetryReason::Interrupted(detail) => ("interrupted", detail),
             RetryReason::ChildCrashed(detail) => ("child_crashed", detail),
             RetryReason::ChildTimedOut(detail) => ("child_timed_out", detail),

@@ -20,8 +20,8 @@ fn retry(reason: RetryReason) -> Verdict {
 fn charged_reasons() -> Vec<RetryReason> {
     vec![
         RetryReason::SourceMissing,
-        RetryReason::Denied("d".into()),
-        RetryReason::Throttled("d".into()),
+        RetryReason::Denied(Dependency::Source, "d".into()),
+        RetryReason::Throttled(Dependency::Source, "d".into()),
         RetryReason::Interrupted("d".into()),
         RetryReason::ChildCrashed("d".into()),
         RetryReason::ChildTimedOut("d".into()),
@@ -61,7 +61,7 @@ fn a_message_failure_with_attempts_left_is_returned_after_a_doubling_delay_and_c
 fn the_last_message_failure_is_dead_lettered_with_its_reason() {
     let expected = |reason: &RetryReason| match reason {
         RetryReason::SourceMissing => DeadLetterReason::SourceMissing,
-        RetryReason::Denied(_) => DeadLetterReason::Denied,
+        RetryReason::Denied(..) => DeadLetterReason::Denied,
         RetryReason::Limit(_) => DeadLetterReason::Limit,
         _ => DeadLetterReason::AttemptsExhausted,
     };
@@ -172,6 +172,6 @@ fn a_message_is_not_dropped_for_one_missing_source_while_another_change_of_it_is
     assert_eq!(plan(&[missing(), report(Outcome::Done), report(Outcome::Superseded)]), Settlement::Delete);
     let rejected = report(Outcome::Reject(RejectReason::TooLarge("big".into())));
     assert_eq!(plan(&[rejected]), Settlement::DeadLetter(DeadLetterReason::TooLarge, "big".into()));
-    let failed = report(Outcome::Retry(RetryReason::Denied("no".into())));
+    let failed = report(Outcome::Retry(RetryReason::Denied(Dependency::Source, "no".into())));
     assert_eq!(plan(&[report(Outcome::Done), failed]), Settlement::DeadLetter(DeadLetterReason::Denied, "no".into()));
 }

@@ -112,17 +112,22 @@ fn sweep(root: &Path) -> io::Result<()> {
         let dead = if name.starts_with(LIVE) {
             match File::open(entry.path().join(LOCK)) {
                 Ok(lock) => lock.try_lock().is_ok(),
-                Err(error) => error.kind() == io::ErrorKind::NotFound, // half swept: it had one when it got its name
+                // It had one when it got its name: half swept, or made again after something cleaned it away.
+                Err(error) => error.kind() == io::ErrorKind::NotFound && is_old(&entry)?,
             }
         } else {
             // Killed between making and naming it; a younger one may be on its way.
-            name.starts_with(NEW) && entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > HALF_MADE)
+            name.starts_with(NEW) && is_old(&entry)?
         };
         if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::warn!(target: "quittance", "cannot remove {}: {error}", entry.path().display());
         }
     }
     Ok(())
+}
+
+fn is_old(entry: &std::fs::DirEntry) -> io::Result<bool> {
+    Ok(entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > HALF_MADE))
 }
 
 /// A new file in the folder; the folder is made again if something has cleaned it away (`/tmp` is, on many hosts).

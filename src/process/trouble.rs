@@ -21,24 +21,27 @@ impl From<RetryReason> for Halt {
 
 pub(super) type Step<T> = Result<T, Halt>;
 
-/// The results bucket is everybody's: whatever it refuses says nothing about this message.
+/// 403, KMS and SlowDown are unclear here too: one record among good ones is its own file's trouble, five are everybody's.
 pub(super) fn results_trouble(error: StoreError) -> Halt {
     match error {
+        StoreError::Denied(detail) => RetryReason::Denied(Dependency::Results, format!("its record: {detail}")).into(),
+        StoreError::Throttled(detail) => {
+            RetryReason::Throttled(Dependency::Results, format!("its record: {detail}")).into()
+        }
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
         // One record moved to an archive class: this file's trouble.
         StoreError::Archived(detail) => RetryReason::Refused(format!("its record is archived: {detail}")).into(),
         StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
-        StoreError::Denied(_)
-        | StoreError::Throttled(_)
-        | StoreError::BucketMissing(_)
-        | StoreError::Unavailable(_) => RetryReason::Systemic(Dependency::Results, error.to_string()).into(),
+        StoreError::BucketMissing(_) | StoreError::Unavailable(_) => {
+            RetryReason::Systemic(Dependency::Results, error.to_string()).into()
+        }
     }
 }
 
 pub(super) fn source_trouble(error: StoreError) -> Halt {
     match error {
-        StoreError::Denied(detail) => RetryReason::Denied(detail).into(),
-        StoreError::Throttled(detail) => RetryReason::Throttled(detail).into(),
+        StoreError::Denied(detail) => RetryReason::Denied(Dependency::Source, detail).into(),
+        StoreError::Throttled(detail) => RetryReason::Throttled(Dependency::Source, detail).into(),
         StoreError::Archived(detail) => Halt::With(Outcome::Reject(RejectReason::Archived(detail))),
         StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),

@@ -14,7 +14,7 @@ use crate::events::{self, Event as _};
 use crate::heartbeat::Span;
 use crate::lease::{Permit, Term};
 use crate::message::{Message, ReceiptHandle};
-use crate::outcome::{Account, Indexed, Judgement};
+use crate::outcome::{Account, ChangeReport, Indexed, Judgement, Outcome};
 use crate::queue::Refusal;
 
 /// What SQS is asked for at the end.
@@ -99,9 +99,23 @@ pub(super) fn settled_line(held: &Held, end: End, account: Account) -> events::M
             .collect(),
         keys: reports.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
         held_ms: u64::try_from(held.taken_on.elapsed().as_millis()).unwrap_or(u64::MAX),
-        index: reports.iter().map(|report| report.indexed).max().unwrap_or(Indexed::None).as_str(),
+        index: worst_index(reports).as_str(),
         original_message_id: Origin::id_of(&held.message),
     }
+}
+
+/// Indexed, parked, none: the worst of the changes that owe the index a document. A failed one has none.
+fn worst_index(reports: &[ChangeReport]) -> Indexed {
+    let owed = reports.iter().filter(|report| match report.outcome {
+        Outcome::Done | Outcome::Retry(_) | Outcome::Reject(_) => true,
+        Outcome::Superseded | Outcome::Skip(_) => false,
+    });
+    let badness = |indexed: &Indexed| match indexed {
+        Indexed::Indexed => 0,
+        Indexed::Parked => 1,
+        Indexed::None => 2,
+    };
+    owed.map(|report| report.indexed).max_by_key(badness).unwrap_or(Indexed::None)
 }
 
 /// What a call said of one receipt.
@@ -120,5 +134,29 @@ pub(super) fn entry(replies: &Replies, position: usize) -> Reply {
             Some(Err(refusal)) => Reply::Refused(refusal.clone()),
             None => Reply::Unknown("no reply for this entry".into()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{RejectReason, SkipReason};
+
+    #[test]
+    fn index_in_the_line_is_the_worst_of_the_changes_that_owe_a_document() {
+        let report = |outcome, indexed| ChangeReport { work_id: None, key: "k".into(), outcome, indexed };
+        let indexed = || report(Outcome::Done, Indexed::Indexed);
+        let parked = || report(Outcome::Done, Indexed::Parked);
+        let failed = || report(Outcome::Reject(RejectReason::TooLarge("x".into())), Indexed::None);
+        let skipped = || report(Outcome::Skip(SkipReason::DirectoryMarker), Indexed::None);
+        for (reports, expected) in [
+            (vec![], Indexed::None),
+            (vec![skipped()], Indexed::None),
+            (vec![indexed(), skipped()], Indexed::Indexed),
+            (vec![indexed(), parked(), indexed()], Indexed::Parked),
+            (vec![parked(), failed(), indexed()], Indexed::None),
+        ] {
+            assert_eq!(worst_index(&reports), expected, "{reports:?}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::Desk;
 use super::held::CAPPED;
 use crate::attempts::{Attempts, Seen};
 use crate::books::End;
-use crate::dead_letter::Origin;
+use crate::dead_letter::{NotSent, Origin};
 use crate::events::{self, Event};
 use crate::lease::Term;
 use crate::message::Message;
@@ -18,9 +18,11 @@ use crate::outcome::{
     Account, DeadLetterReason, Dependency, Judgement, Outcome, Plan, RetryReason, Settlement, Verdict,
 };
 use crate::retry::Backoff;
+use crate::store::StoreError;
 
 /// One read and one write of a small object, or one send.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
+const TOO_SLOW: &str = "no answer within 10 s";
 /// A message whose dead letter could not be sent comes back late: the DLQ is sick, not the message.
 const AFTER_FAILED_SEND: Backoff = Backoff { base: Duration::from_secs(600), cap: Duration::from_secs(600) };
 
@@ -39,11 +41,12 @@ pub(super) async fn prepare(
     term: Arc<Term>,
     capped: bool,
 ) -> Prepared {
-    let seen = match limited(desk.attempts.read(&message.id, receive_count)).await {
+    let seen = match stored(desk.attempts.read(&message.id, receive_count)).await {
         Ok(seen) => Some(seen),
-        Err(detail) => {
+        Err(Unread { detail, of_this_record }) => {
             not_recorded(&message, detail);
-            None
+            // Out of reach for good (denied, archived): the receive count stands in, or the message would live for ever.
+            of_this_record.then(|| Seen::counted(receive_count))
         }
     };
     let failed_before = seen.as_ref().map_or(0, |seen| seen.attempts.failed);
@@ -74,15 +77,14 @@ pub(super) async fn prepare(
         }
         Settlement::Return(delay) => Prepared::Return { delay, account },
         Settlement::DeadLetter(why, detail) => {
-            // A capped lease is ended for the work only; SQS still holds the message for us for a minute.
-            if !capped && !term.is_live() {
-                return Prepared::Lost { account };
-            }
             let attempts = attempts.unwrap_or_default();
-            let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement.reports);
-            match limited(letter).await {
+            // A capped lease has ended for the work only: until its deadline SQS holds the message for us.
+            let ours = || if capped { term.is_in_time() } else { term.is_live() };
+            let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement.reports, &ours);
+            match tokio::time::timeout(STEP_LIMIT, letter).await.unwrap_or(Err(NotSent::Failed(TOO_SLOW.to_owned()))) {
                 Ok(()) => Prepared::Delete { account, end: End::DeadLettered },
-                Err(detail) => {
+                Err(NotSent::NotOurs) => Prepared::Lost { account },
+                Err(NotSent::Failed(detail)) => {
                     let (message_id, original_message_id) = (message.id.0.clone(), Origin::id_of(&message));
                     let failed =
                         events::DeadLetterFailed { message_id, reason: why.as_str(), detail, original_message_id };
@@ -97,23 +99,40 @@ pub(super) async fn prepare(
 
 async fn charge(desk: &Desk, message: &Message, seen: Seen, account: &Account) -> Option<Attempts> {
     let (reason, detail) = (account.reason.unwrap_or_default(), account.detail.as_deref().unwrap_or_default());
-    match limited(desk.attempts.charge(&message.id, seen, &format!("{reason}: {detail}"))).await {
+    let counted = seen.attempts.clone();
+    match stored(desk.attempts.charge(&message.id, seen, &format!("{reason}: {detail}"))).await {
         Ok(attempts) => Some(attempts),
-        Err(detail) => {
+        Err(Unread { detail, of_this_record }) => {
             not_recorded(message, detail);
-            None
+            of_this_record.then_some(counted)
         }
+    }
+}
+
+/// An attempts record that could not be read or written.
+struct Unread {
+    detail: String,
+    /// This record's own trouble: waiting will not bring it. Otherwise the store is sick.
+    of_this_record: bool,
+}
+
+async fn stored<T>(step: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unread> {
+    match tokio::time::timeout(STEP_LIMIT, step).await {
+        Ok(ended) => ended.map_err(|error| {
+            let of_this_record = match error {
+                StoreError::Denied(_)
+                | StoreError::Archived(_)
+                | StoreError::Refused(_)
+                | StoreError::Interrupted(_) => true,
+                StoreError::Throttled(_) | StoreError::BucketMissing(_) | StoreError::Unavailable(_) => false,
+            };
+            Unread { detail: error.to_string(), of_this_record }
+        }),
+        Err(_) => Err(Unread { detail: format!("no answer within {STEP_LIMIT:?}"), of_this_record: false }),
     }
 }
 
 fn not_recorded(message: &Message, detail: String) {
     let (message_id, original_message_id) = (message.id.0.clone(), Origin::id_of(message));
     events::AttemptNotRecorded { message_id, detail, original_message_id }.emit();
-}
-
-async fn limited<T, E: std::fmt::Display>(step: impl Future<Output = Result<T, E>>) -> Result<T, String> {
-    match tokio::time::timeout(STEP_LIMIT, step).await {
-        Ok(ended) => ended.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {STEP_LIMIT:?}")),
-    }
 }
