@@ -123,10 +123,11 @@ impl Pipeline {
         polls.close();
         ready();
 
+        // The stop first: where there is nothing to drain, the settler may rightly have ended before this task wakes.
         tokio::select! {
             biased;
-            broken = &mut settler => return Err(how_it_broke(broken)),
             () = stop.stop.cancelled() => {}
+            broken = &mut settler => return Err(how_it_broke(broken)),
         }
         let in_flight = self.books.snapshot(false).in_flight;
         events::Stopping { signal: stop.why(), in_flight, drain_seconds: self.drain.as_secs() }.emit();
