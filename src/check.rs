@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::heartbeat;
 use crate::index::Search;
 use crate::message::detail::{detail, printable};
 use crate::message::s3_event::Source;
 use crate::queue::{Queue, SQS_MAX_VISIBILITY};
+use crate::receive::poll_wait;
 use crate::shutdown::SETTLE_MARGIN;
 use crate::store::Store;
 
@@ -161,9 +163,8 @@ async fn check_index(subject: &Subject<'_>) -> Finding {
 
 /// The time-outs that must nest, from the inside out, each with its reason.
 fn ladder(subject: &Subject<'_>) -> Finding {
-    // The rules of design §4: the wait is a quarter of the lease, the heartbeat comes at a third of it.
     let lease = subject.visibility;
-    let wait = (lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(20));
+    let wait = poll_wait(lease);
     let drain = subject.drain_timeout;
     // Open polls end while the work drains; then what is left is settled.
     let stop = wait.max(drain) + SETTLE_MARGIN;
@@ -171,7 +172,7 @@ fn ladder(subject: &Subject<'_>) -> Finding {
         "poll {} s < heartbeat every {} s < lease {} s < {} s (sqs limit); \
          stop: drain or open poll {} s + settling {} s = {} s < TimeoutStopSec",
         wait.as_secs(),
-        (lease / 3).as_secs(),
+        heartbeat::every(lease).as_secs(),
         lease.as_secs(),
         SQS_MAX_VISIBILITY.as_secs(),
         wait.max(drain).as_secs(),

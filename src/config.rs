@@ -372,12 +372,7 @@ impl WorkerConfig {
 
     /// How long a poll may wait: a quarter of the lease, which is counted from when the poll was sent.
     pub fn poll_wait(&self) -> Duration {
-        (self.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20))
-    }
-
-    /// How often a lease is extended: three times in its length.
-    pub fn heartbeat_every(&self) -> Duration {
-        self.visibility / 3
+        crate::receive::poll_wait(self.visibility)
     }
 
     /// The folder for files while they are read.

@@ -9,6 +9,11 @@ use tokio::time::Instant;
 
 use crate::queue::SQS_MAX_VISIBILITY;
 
+/// When a lease of this length is extended: at a third of it (design §4).
+pub fn every(visibility: Duration) -> Duration {
+    visibility / 3
+}
+
 /// The time in which a receipt is ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
@@ -39,13 +44,13 @@ const CAP_MARGIN: Duration = Duration::from_secs(60);
 impl Span {
     /// A lease born from a request sent at `sent`.
     pub fn born(sent: Instant, visibility: Duration) -> Self {
-        Self { first: sent, deadline: sent + visibility, extend_at: sent + visibility / 3 }
+        Self { first: sent, deadline: sent + visibility, extend_at: sent + every(visibility) }
     }
 
     /// An extension to `granted` from `sent` on was acknowledged.
     pub fn extended(&mut self, sent: Instant, granted: Duration) {
         self.deadline = sent + granted;
-        self.extend_at = sent + granted / 3;
+        self.extend_at = sent + every(granted);
     }
 
     /// An extension failed without saying anything about the receipt: again soon.

@@ -42,6 +42,12 @@ pub struct Receiver {
     pub polling: TaskTracker,
 }
 
+/// `WaitTimeSeconds` for a lease of this length: a quarter of it, within SQS's 1 to 20 s, so that no lease is born
+/// nearly dead (design §4: it counts from when the poll was sent).
+pub fn poll_wait(visibility: Duration) -> Duration {
+    (visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20))
+}
+
 /// How many pollers serve a limit: each holds ten permits while it waits.
 pub fn pollers(limit: usize) -> usize {
     (limit / 20).clamp(1, 4)

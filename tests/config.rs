@@ -624,7 +624,7 @@ fn polls_and_heartbeats_fit_the_lease() {
     {
         let config = with(&[("SQS_VISIBILITY_TIMEOUT", visibility)]).unwrap();
         assert_eq!(config.poll_wait().as_millis(), poll, "{visibility}");
-        assert_eq!(config.heartbeat_every().as_millis(), beat, "{visibility}");
+        assert_eq!(quittance::heartbeat::every(config.visibility).as_millis(), beat, "{visibility}");
     }
 }
 

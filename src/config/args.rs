@@ -131,18 +131,19 @@ pub struct Args {
     #[arg(long = "replay", env = "ENABLE_FAILED_RETRY", value_name = "BOOL", global = true, help_heading = "Replay")]
     pub replay: Option<String>,
 
-    /// Replays of a document that is refused for unclear reasons, until it is moved to `errored-index/`; default 5,
-    /// range 0 to 1000.
+    /// Replays of a document that is refused for unclear reasons, until it is moved to `errored-index/`; checked, but
+    /// without effect yet; default 5, range 0 to 1000.
     #[arg(long, env = "FAILED_RETRY_MAX_RETRIES", value_name = "N", global = true, help_heading = "Replay")]
     #[arg(allow_negative_numbers = true)]
     pub replay_max_retries: Option<String>,
 
-    /// Delay in seconds before a refused document is replayed again, doubling; default 30, range 1 to 86400.
+    /// Delay in seconds before a refused document is replayed again, doubling; checked, but without effect yet;
+    /// default 30, range 1 to 86400.
     #[arg(long, env = "FAILED_RETRY_BASE_BACKOFF_SECONDS", value_name = "SECONDS", global = true)]
     #[arg(allow_negative_numbers = true, help_heading = "Replay")]
     pub replay_base_backoff_seconds: Option<String>,
 
-    /// Longest such delay in seconds; default 3600, range 1 to 86400.
+    /// Longest such delay in seconds; checked, but without effect yet; default 3600, range 1 to 86400.
     #[arg(long, env = "FAILED_RETRY_MAX_BACKOFF_SECONDS", value_name = "SECONDS", global = true)]
     #[arg(allow_negative_numbers = true, help_heading = "Replay")]
     pub replay_max_backoff_seconds: Option<String>,
@@ -152,7 +153,8 @@ pub struct Args {
     #[arg(allow_negative_numbers = true)]
     pub drain_timeout: Option<String>,
 
-    /// Address of health, metrics and status: `IP:PORT` or `off`; default 127.0.0.1:9464.
+    /// Address of health, metrics and status: `IP:PORT` or `off`; checked, but nothing listens yet; default
+    /// 127.0.0.1:9464.
     #[arg(long, env = "ADMIN_LISTEN", value_name = "ADDRESS", global = true, help_heading = "Operation")]
     pub admin_listen: Option<String>,
 
