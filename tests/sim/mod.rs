@@ -24,6 +24,7 @@ pub mod queue;
 pub mod reader;
 pub mod search;
 pub mod store;
+pub mod story;
 pub mod wires;
 pub mod worker;
 
