@@ -20,11 +20,13 @@ use tokio::time::Instant;
 pub mod bench;
 pub mod faults;
 pub mod history;
+pub mod life;
 pub mod queue;
 pub mod reader;
 pub mod search;
 pub mod store;
 pub mod story;
+pub mod trial;
 pub mod wires;
 pub mod worker;
 

@@ -194,6 +194,12 @@ impl ModelStore {
         state.buckets[bucket].keys().filter(|key| key.starts_with(prefix)).cloned().collect()
     }
 
+    pub fn none(&self, bucket: &str, prefix: &str) -> bool {
+        let state = self.lock();
+        let mut from = state.buckets[bucket].range(prefix.to_owned()..);
+        from.next().is_none_or(|(key, _)| !key.starts_with(prefix))
+    }
+
     pub fn calls(&self) -> Vec<Call<StoreAsk, StoreAnswer>> {
         self.lock().history.calls.clone()
     }
@@ -240,7 +246,7 @@ impl ModelStore {
 }
 
 impl StoreFaults {
-    fn of(&mut self, verb: Verb) -> &mut Faults {
+    pub fn of(&mut self, verb: Verb) -> &mut Faults {
         match verb {
             Verb::Head => &mut self.head,
             Verb::Get => &mut self.get,

@@ -1,0 +1,58 @@
+//! The trace of a trial: every call with its stamps and its answer, every effect and every line, in one order.
+
+use tokio::time::Instant;
+
+use super::super::World;
+use super::super::faults::{Call, Stamp};
+use super::super::story::Story;
+
+/// Calls of all workers.
+pub fn calls(world: &World) -> usize {
+    world.queue.calls().len()
+        + world.dead_letters.calls().len()
+        + world.store.calls().len()
+        + world.search.calls().len()
+}
+
+pub fn of(story: &Story, began: Instant) -> Vec<String> {
+    let mut events: Vec<(Stamp, String)> = Vec::new();
+    let world = story.world;
+    let mut add = |name: &str, calls: Vec<(String, String, Stamp, Option<Stamp>, Option<(Stamp, String)>)>| {
+        for (who, ask, asked, took_effect, answered) in calls {
+            events.push((asked, format!("{who} asks {name}: {ask}")));
+            events.extend(took_effect.map(|at| (at, format!("  {name} acts on #{}", asked.order))));
+            events.extend(answered.map(|(at, answer)| (at, format!("  {name} answers #{}: {answer}", asked.order))));
+        }
+    };
+    add("queue", world.queue.calls().into_iter().map(words).collect());
+    add("dlq", world.dead_letters.calls().into_iter().map(words).collect());
+    add("store", world.store.calls().into_iter().map(words).collect());
+    add("search", world.search.calls().into_iter().map(words).collect());
+    for (name, queue) in [("queue", &world.queue), ("dlq", &world.dead_letters)] {
+        events.extend(queue.effects().into_iter().map(|(at, effect)| (at, format!("    {name}: {effect:?}"))));
+    }
+    for worker in story.workers {
+        let who = &worker.who;
+        events.push((worker.started, format!("{who} starts: {:?}", worker.setup)));
+        events.extend(worker.asked_to_stop.map(|at| (at, format!("{who} is asked to stop"))));
+        for (from, until) in &worker.frozen {
+            events.push((*from, format!("{who} freezes")));
+            events.push((*until, format!("{who} thaws")));
+        }
+        if let super::Ended::Crashed(at) = worker.ended {
+            events.push((at, format!("{who} dies")));
+        }
+        let line = |line: &super::Line| (line.stamp, format!("{who} logs {} {}", line.event, line.fields));
+        events.extend(worker.lines.iter().map(line));
+    }
+    events.sort_by_key(|(at, _)| *at);
+    let time = |at: Stamp| at.at.saturating_duration_since(began).as_secs_f64();
+    events.into_iter().map(|(at, what)| format!("{:>6} {:>11.3}  {what}", at.order, time(at))).collect()
+}
+
+type Words = (String, String, Stamp, Option<Stamp>, Option<(Stamp, String)>);
+
+fn words<Ask: std::fmt::Debug, Answer: std::fmt::Debug>(call: Call<Ask, Answer>) -> Words {
+    let answered = call.answered.map(|(at, answer)| (at, format!("{answer:?}")));
+    (call.who.to_string(), format!("{:?}", call.ask), call.asked, call.took_effect, answered)
+}
