@@ -209,6 +209,9 @@ impl Trial {
                 living.worker.life.thaw();
             });
         }
+        if self.plan.redeploy {
+            self.site.reader.heal();
+        }
         for place in 0..self.places.len() {
             if self.plan.redeploy {
                 self.ask_to_stop(place);

@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::super::World;
 use super::super::faults::{Call, Stamp};
 use super::super::story::Story;
+use super::super::{Effect, World};
 
 /// Calls of all workers.
 pub fn calls(world: &World) -> usize {
@@ -17,6 +17,7 @@ pub fn calls(world: &World) -> usize {
 pub fn of(story: &Story, began: Instant) -> Vec<String> {
     let mut events: Vec<(Stamp, String)> = Vec::new();
     let world = story.world;
+    let time = |at: Instant| at.saturating_duration_since(began).as_secs_f64();
     let mut add = |name: &str, calls: Vec<(String, String, Stamp, Option<Stamp>, Option<(Stamp, String)>)>| {
         for (who, ask, asked, took_effect, answered) in calls {
             events.push((asked, format!("{who} asks {name}: {ask}")));
@@ -29,7 +30,15 @@ pub fn of(story: &Story, began: Instant) -> Vec<String> {
     add("store", world.store.calls().into_iter().map(words).collect());
     add("search", world.search.calls().into_iter().map(words).collect());
     for (name, queue) in [("queue", &world.queue), ("dlq", &world.dead_letters)] {
-        events.extend(queue.effects().into_iter().map(|(at, effect)| (at, format!("    {name}: {effect:?}"))));
+        let told = |effect: &Effect| match effect {
+            Effect::Delivered { id, handle, count, until } => {
+                format!("delivered {id} x{count} as {} until {:.3}", handle.0, time(*until))
+            }
+            Effect::Hidden { id, handle, until } => format!("hidden {id} as {} until {:.3}", handle.0, time(*until)),
+            Effect::Deleted { id, handle } => format!("deleted {id} as {}", handle.0),
+            Effect::Arrived(_) | Effect::MovedToDeadLetters(_) | Effect::Expired(_) => format!("{effect:?}"),
+        };
+        events.extend(queue.effects().iter().map(|(at, effect)| (*at, format!("    {name}: {}", told(effect)))));
     }
     for worker in story.workers {
         let who = &worker.who;
@@ -46,8 +55,7 @@ pub fn of(story: &Story, began: Instant) -> Vec<String> {
         events.extend(worker.lines.iter().map(line));
     }
     events.sort_by_key(|(at, _)| *at);
-    let time = |at: Stamp| at.at.saturating_duration_since(began).as_secs_f64();
-    events.into_iter().map(|(at, what)| format!("{:>6} {:>11.3}  {what}", at.order, time(at))).collect()
+    events.into_iter().map(|(at, what)| format!("{:>6} {:>11.3}  {what}", at.order, time(at.at))).collect()
 }
 
 type Words = (String, String, Stamp, Option<Stamp>, Option<(Stamp, String)>);
