@@ -125,6 +125,11 @@ impl ModelQueue {
         self.lock().held.values().filter(|held| held.visible_from <= now).count()
     }
 
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<QueueAsk, QueueAnswer>> {
         self.lock().history.calls.clone()
     }

@@ -200,6 +200,11 @@ impl ModelStore {
         from.next().is_none_or(|(key, _)| !key.starts_with(prefix))
     }
 
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<StoreAsk, StoreAnswer>> {
         self.lock().history.calls.clone()
     }

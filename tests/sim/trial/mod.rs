@@ -26,8 +26,6 @@ use workload::Producers;
 
 /// A worker that was asked to stop has ended by then (its drain, an open poll, the settling), whatever the services do.
 const STOPS_WITHIN: Duration = Duration::from_secs(240);
-/// Nothing may stir for this long before a trial is over: calls of the dead are still under way.
-const QUIET: Duration = Duration::from_secs(150);
 
 /// What came of a trial.
 pub struct Report {
@@ -229,7 +227,7 @@ impl Trial {
             let world = &self.site.world;
             let empty = world.queue.is_empty() && world.store.none(RESULTS, "retry-index/");
             since = if empty { since.or(Some(Instant::now())) } else { None };
-            if since.is_some_and(|since| since.elapsed() >= QUIET) {
+            if since.is_some_and(|since| since.elapsed() >= self.plan.quiet) {
                 return true;
             }
             tokio::time::sleep(millis(3_000)).await;

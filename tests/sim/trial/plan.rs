@@ -50,6 +50,8 @@ pub struct Plan {
     pub redeploy: bool,
     /// By time.
     pub events: Vec<(Duration, Event)>,
+    /// Nothing may stir for this long before the trial is over: calls of the dead may still be under way.
+    pub quiet: Duration,
     /// Everything must have drained by this long after `span`.
     pub patience: Duration,
 }
@@ -107,9 +109,10 @@ impl Plan {
             max_receive_count,
             climate: Climate::draw(rng),
             setups,
-            gusts,
             reading,
             span,
+            quiet: 25 * SECOND + 2 * gusts.iter().map(|gust| gust.trouble.slowest()).max().unwrap_or_default(),
+            gusts,
             redeploy: !capped && (hangs || rng.bool()),
             events,
             patience: if capped { 40 * HOUR } else { 8 * HOUR },
@@ -128,7 +131,10 @@ fn setups(rng: &mut Rng, max_receive_count: u32) -> Vec<Setup> {
         drain: SECOND * one_of(rng, &[0, 1, 5, 10, 30, 60]),
         max_attempts: one_of(rng, &[1, 2, 3, 5, 5]),
         max_receive_count: Some(max_receive_count),
-        backoff: Backoff { base: SECOND * one_of(rng, &[1, 2, 5, 30]), cap: SECOND * one_of(rng, &[10, 60, 900]) },
+        backoff: Backoff {
+            base: SECOND * one_of(rng, &[1, 2, 5, 30]),
+            cap: SECOND * one_of(rng, &[10, 10, 30, 60, 60, 300, 900]),
+        },
         replay: true,
         search: true,
         on_missing: one_of(rng, &[OnMissingObject::DeadLetter, OnMissingObject::DeadLetter, OnMissingObject::Drop]),

@@ -4,14 +4,11 @@ use tokio::time::Instant;
 
 use super::super::faults::{Call, Stamp};
 use super::super::story::Story;
-use super::super::{Effect, World};
+use super::super::{Effect, QueueAnswer, QueueAsk, World};
 
 /// Calls of all workers.
 pub fn calls(world: &World) -> usize {
-    world.queue.calls().len()
-        + world.dead_letters.calls().len()
-        + world.store.calls().len()
-        + world.search.calls().len()
+    world.queue.asked() + world.dead_letters.asked() + world.store.asked() + world.search.asked()
 }
 
 pub fn of(story: &Story, began: Instant) -> Vec<String> {
@@ -25,8 +22,8 @@ pub fn of(story: &Story, began: Instant) -> Vec<String> {
             events.extend(answered.map(|(at, answer)| (at, format!("  {name} answers #{}: {answer}", asked.order))));
         }
     };
-    add("queue", world.queue.calls().into_iter().map(words).collect());
-    add("dlq", world.dead_letters.calls().into_iter().map(words).collect());
+    add("queue", world.queue.calls().into_iter().map(queue_words).collect());
+    add("dlq", world.dead_letters.calls().into_iter().map(queue_words).collect());
     add("store", world.store.calls().into_iter().map(words).collect());
     add("search", world.search.calls().into_iter().map(words).collect());
     for (name, queue) in [("queue", &world.queue), ("dlq", &world.dead_letters)] {
@@ -59,6 +56,30 @@ pub fn of(story: &Story, began: Instant) -> Vec<String> {
 }
 
 type Words = (String, String, Stamp, Option<Stamp>, Option<(Stamp, String)>);
+
+/// With the handles, which are secret elsewhere.
+fn queue_words(call: Call<QueueAsk, QueueAnswer>) -> Words {
+    let ask = match &call.ask {
+        QueueAsk::Delete(handles) => {
+            let handles: Vec<&str> = handles.iter().map(|handle| handle.0.as_str()).collect();
+            format!("Delete {handles:?}")
+        }
+        QueueAsk::Change(entries) => {
+            let entries: Vec<_> = entries.iter().map(|(handle, time)| (handle.0.as_str(), time)).collect();
+            format!("Change {entries:?}")
+        }
+        QueueAsk::Receive { .. } | QueueAsk::Send(_) | QueueAsk::Facts => format!("{:?}", call.ask),
+    };
+    let answered = call.answered.map(|(at, answer)| match answer {
+        QueueAnswer::Received(messages) => {
+            let messages: Vec<_> =
+                messages.iter().map(|message| (&message.id.0, message.receive_count, &message.handle.0)).collect();
+            (at, format!("{messages:?}"))
+        }
+        other => (at, format!("{other:?}")),
+    });
+    (call.who.to_string(), ask, call.asked, call.took_effect, answered)
+}
 
 fn words<Ask: std::fmt::Debug, Answer: std::fmt::Debug>(call: Call<Ask, Answer>) -> Words {
     let answered = call.answered.map(|(at, answer)| (at, format!("{answer:?}")));

@@ -43,6 +43,31 @@ pub enum Trouble {
     NoAlias,
 }
 
+impl Trouble {
+    /// The longest way to or from a service.
+    pub fn slowest(&self) -> Duration {
+        match self {
+            Trouble::Queue(_, faults)
+            | Trouble::DeadLetters(faults)
+            | Trouble::Store(_, faults)
+            | Trouble::Search(faults) => faults.latency.1,
+            Trouble::Duplicates(..)
+            | Trouble::Disorder
+            | Trouble::Entries(..)
+            | Trouble::Miscount(_)
+            | Trouble::Busy(_)
+            | Trouble::Rule(..)
+            | Trouble::Body(..)
+            | Trouble::HalfApplied
+            | Trouble::ItemSystemic(_)
+            | Trouble::Mapping(_)
+            | Trouble::Poison(_)
+            | Trouble::MostItems(_)
+            | Trouble::NoAlias => Duration::ZERO,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QueueVerb {
     Receive,
