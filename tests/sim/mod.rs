@@ -20,6 +20,7 @@ use tokio::time::Instant;
 pub mod bench;
 pub mod faults;
 pub mod history;
+pub mod judge;
 pub mod life;
 pub mod queue;
 pub mod reader;

@@ -20,7 +20,7 @@ mod rules;
 mod words;
 
 use rules::{Held, State, check, check_batch};
-pub use words::{Effect, QueueAnswer, QueueAsk, QueueFaults, StaleDelete};
+pub use words::{Effect, QueueAnswer, QueueAsk, QueueFaults, QueueMemory, StaleDelete};
 
 /// What a queue is set up as.
 #[derive(Clone)]
@@ -132,6 +132,20 @@ impl ModelQueue {
 
     pub fn calls(&self) -> Vec<Call<QueueAsk, QueueAnswer>> {
         self.lock().history.calls.clone()
+    }
+
+    /// A look at everything the queue remembers, without a copy; it must not ask the queue for more meanwhile.
+    pub fn look<T>(&self, see: impl FnOnce(QueueMemory<'_>) -> T) -> T {
+        let state = self.lock();
+        let live = state.held.values().filter(|held| !held.risen).map(|held| (&held.id, &held.outgoing)).collect();
+        see(QueueMemory { calls: &state.history.calls, effects: &state.effects, live })
+    }
+
+    /// Forges the history, for tests of those who judge it.
+    pub fn forge(&self, change: impl FnOnce(&mut Vec<Call<QueueAsk, QueueAnswer>>, &mut Vec<(Stamp, Effect)>)) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        change(&mut state.history.calls, &mut state.effects);
     }
 
     pub fn effects(&self) -> Vec<(Stamp, Effect)> {
@@ -303,8 +317,11 @@ impl Queue for ModelQueue {
         let (queue, max) = (self.clone(), max.get());
         let asked = self.ask(QueueAsk::Receive { max, wait, visibility }, |faults| &mut faults.receive);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move { queue.call(asked, queue.poll(max, wait, visibility), QueueAnswer::Received).await })
-            .await
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
+            queue.call(asked, queue.poll(max, wait, visibility), QueueAnswer::Received).await
+        })
+        .await
     }
 
     async fn delete(&self, handles: &[ReceiptHandle]) -> Result<Vec<EntryReply>, QueueError> {
@@ -314,7 +331,8 @@ impl Queue for ModelQueue {
         let (queue, handles) = (self.clone(), handles.to_vec());
         let asked = self.ask(QueueAsk::Delete(handles.clone()), |faults| &mut faults.delete);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check_batch(handles.len())?;
                 let mut state = queue.lock();
@@ -332,7 +350,8 @@ impl Queue for ModelQueue {
         let (queue, entries) = (self.clone(), entries.to_vec());
         let asked = self.ask(QueueAsk::Change(entries.clone()), |faults| &mut faults.change);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check_batch(entries.len())?;
                 let replies = {
@@ -351,7 +370,8 @@ impl Queue for ModelQueue {
         let (queue, message) = (self.clone(), message.clone());
         let asked = self.ask(QueueAsk::Send(message.clone()), |faults| &mut faults.send);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check(&message)?;
                 Ok(queue.put_message(message))
@@ -364,6 +384,8 @@ impl Queue for ModelQueue {
     async fn facts(&self) -> Result<QueueFacts, QueueError> {
         let asked = self.ask(QueueAsk::Facts, |faults| &mut faults.facts);
         let queue = self.clone();
-        carry(false, async move { queue.call(asked, async { Ok(queue.facts_now()) }, QueueAnswer::Facts).await }).await
+        let gone = || self.lock().history.gone(asked.0);
+        let act = async move { queue.call(asked, async { Ok(queue.facts_now()) }, QueueAnswer::Facts).await };
+        carry(false, gone, act).await
     }
 }

@@ -31,7 +31,15 @@ pub enum Act {
 #[derive(Default)]
 pub struct Reader {
     script: Mutex<BTreeMap<String, VecDeque<Act>>>,
-    begun: Mutex<Vec<(String, Instant)>>,
+    begun: Mutex<Vec<Begun>>,
+}
+
+/// A file that somebody began to read, and what happened to it.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    pub file_name: String,
+    pub at: Instant,
+    pub act: Act,
 }
 
 impl Reader {
@@ -49,14 +57,24 @@ impl Reader {
 
     /// How often this file was begun.
     pub fn works(&self, file_name: &str) -> usize {
-        self.begun.lock().unwrap().iter().filter(|(name, _)| name == file_name).count()
+        self.begun.lock().unwrap().iter().filter(|begun| begun.file_name == file_name).count()
+    }
+
+    /// Every beginning, in order.
+    pub fn begun(&self) -> Vec<Begun> {
+        self.begun.lock().unwrap().clone()
     }
 
     fn next(&self, file_name: &str) -> Act {
-        self.begun.lock().unwrap().push((file_name.to_owned(), Instant::now()));
         let mut script = self.script.lock().unwrap();
-        let Some(acts) = script.get_mut(file_name) else { return Act::Reads };
-        if acts.len() > 1 { acts.pop_front().unwrap() } else { acts.front().cloned().unwrap_or(Act::Reads) }
+        let act = match script.get_mut(file_name) {
+            Some(acts) if acts.len() > 1 => acts.pop_front().unwrap(),
+            Some(acts) => acts.front().cloned().unwrap_or(Act::Reads),
+            None => Act::Reads,
+        };
+        let begun = Begun { file_name: file_name.to_owned(), at: Instant::now(), act: act.clone() };
+        self.begun.lock().unwrap().push(begun);
+        act
     }
 }
 

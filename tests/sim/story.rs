@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::World;
 use super::faults::Stamp;
+use super::reader::Reader;
 use super::worker::Setup;
 
 /// A fact that a worker logged.
@@ -53,6 +54,8 @@ pub struct WorkerStory {
 /// Everything there is to know of a trial.
 pub struct Story<'a> {
     pub world: &'a World,
+    /// What happened to files while they were read.
+    pub reader: &'a Reader,
     pub workers: &'a [WorkerStory],
     /// Every key that was ever put, removed or named in a message.
     pub keys: &'a BTreeSet<String>,

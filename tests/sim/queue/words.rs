@@ -7,7 +7,7 @@ use quittance::message::{Message, MessageId, ReceiptHandle};
 use quittance::queue::{EntryReply, Outgoing, QueueError, QueueFacts, Refusal};
 use tokio::time::Instant;
 
-use crate::sim::faults::Faults;
+use crate::sim::faults::{Call, Faults, Stamp};
 
 /// What a delete with an old handle does, when the message has been delivered again since. SQS promises nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -128,4 +128,12 @@ pub enum Effect {
     MovedToDeadLetters(MessageId),
     /// By the queue's retention, which counts from the first send.
     Expired(MessageId),
+}
+
+/// What a queue remembers.
+pub struct QueueMemory<'a> {
+    pub calls: &'a [Call<QueueAsk, QueueAnswer>],
+    pub effects: &'a [(Stamp, Effect)],
+    /// The messages that are there and not deleted, oldest first.
+    pub live: Vec<(&'a MessageId, &'a Outgoing)>,
 }

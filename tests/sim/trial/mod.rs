@@ -11,11 +11,11 @@ use quittance::message::MessageId;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::faults::Stamp;
+use super::judge;
 use super::story::{Ended, Line, Story, Violation, WorkerStory};
 use super::worker::{Setup, Site, Worker};
 use super::{Cut, RESULTS, World};
 
-pub mod first_look;
 pub mod plan;
 pub mod trace;
 pub mod weather;
@@ -108,13 +108,14 @@ impl Trial {
         let world = self.site.world.clone();
         let story = Story {
             world: &world,
+            reader: &self.site.reader,
             workers: &self.stories,
             keys: &self.producers.keys,
             sent: &self.producers.sent,
             healed_at,
             drained,
         };
-        self.violations.extend(first_look::judge(&story));
+        self.violations.extend(judge::judge(&story));
         let trace = match want {
             Want::Verdict => Vec::new(),
             Want::Trace => trace::of(&story, self.began),
