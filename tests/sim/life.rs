@@ -7,9 +7,10 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
+use fastrand::Rng;
 use quittance::spawn::Turns;
 
-use super::faults::{Stamp, Ticks};
+use super::faults::{Stamp, Ticks, chance};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
@@ -23,6 +24,9 @@ struct State {
     /// Tasks that would have run.
     waiting: Vec<Waker>,
     frozen: Vec<(Stamp, Stamp)>,
+    rng: Rng,
+    /// Share of turns that are put off until everybody else has had one.
+    restless: f64,
 }
 
 pub struct Life {
@@ -41,8 +45,10 @@ pub fn running() -> Option<Arc<str>> {
 }
 
 impl Life {
-    pub fn new(who: &str, ticks: Ticks) -> Arc<Self> {
-        let state = State { mode: Mode::Runs, waiting: Vec::new(), frozen: Vec::new() };
+    /// `restless`: the share of turns that are put off, so that tasks come in an order drawn from the seed.
+    pub fn new(who: &str, ticks: Ticks, seed: u64, restless: f64) -> Arc<Self> {
+        let rng = Rng::with_seed(seed);
+        let state = State { mode: Mode::Runs, waiting: Vec::new(), frozen: Vec::new(), rng, restless };
         Arc::new(Self { who: who.into(), ticks, state: Mutex::new(state) })
     }
 
@@ -103,7 +109,9 @@ impl Turns for Life {
     fn turn(&self, context: &mut Context<'_>, poll: &mut dyn FnMut(&mut Context<'_>)) {
         {
             let mut state = self.state.lock().unwrap();
+            let state = &mut *state;
             match state.mode {
+                Mode::Runs if chance(&mut state.rng, state.restless) => return context.waker().wake_by_ref(),
                 Mode::Runs => {}
                 Mode::Frozen(_) => return state.waiting.push(context.waker().clone()),
                 Mode::Dead(_) => return,

@@ -90,6 +90,8 @@ pub fn record_key(key: &str) -> String {
 pub struct Site {
     pub world: World,
     pub reader: Arc<Reader>,
+    /// Workers draw each from a seed of its own, and put off this share of their tasks' turns.
+    pub restless: Option<f64>,
     lines: Arc<Mutex<Vec<Told>>>,
     temp: tempfile::TempDir,
     _listening: tracing::subscriber::DefaultGuard,
@@ -104,7 +106,14 @@ impl Site {
         let lines = Arc::<Mutex<Vec<_>>>::default();
         let layer = Listener { lines: Arc::clone(&lines), ticks: world.ticks.clone() };
         let listening = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
-        Self { world, reader: Arc::default(), lines, temp: tempfile::tempdir().unwrap(), _listening: listening }
+        Self {
+            world,
+            reader: Arc::default(),
+            restless: None,
+            lines,
+            temp: tempfile::tempdir().unwrap(),
+            _listening: listening,
+        }
     }
 
     /// The facts of this name, in order.
@@ -159,7 +168,7 @@ impl Site {
                 on_missing: setup.on_missing,
                 max_receive_count: setup.max_receive_count,
             },
-            jitter: Jitter::seeded(self.world.seed ^ 1),
+            jitter: Jitter::seeded(self.world.seed ^ 1 ^ self.restless.map_or(0, |_| of_name(who))),
             visibility: setup.visibility,
         }
     }
@@ -196,9 +205,10 @@ impl Site {
     /// Starts a worker, put together as `start::worker` does it.
     pub fn start(&self, who: &str, setup: &Setup) -> Worker {
         let books = Arc::new(Books::default());
-        let life = Life::new(who, self.world.ticks.clone());
+        let seed = self.world.seed ^ self.restless.map_or(0, |_| of_name(who));
+        let life = Life::new(who, self.world.ticks.clone(), seed, self.restless.unwrap_or(0.0));
         let wires = Wires::of(Arc::clone(&books), Some(Arc::clone(&life)));
-        let jitter = Arc::new(Jitter::seeded(self.world.seed));
+        let jitter = Arc::new(Jitter::seeded(seed));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
             let search = Wired { wires: Arc::clone(&wires), port: self.world.search.seen_by(who) };
@@ -323,6 +333,11 @@ pub async fn until(what: &str, within: Duration, is_so: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "not so within {within:?}: {what}");
         sleep(step).await;
     }
+}
+
+/// FNV-1a.
+fn of_name(who: &str) -> u64 {
+    who.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// A line, and whose task told it.

@@ -81,7 +81,8 @@ pub fn run(seed: u64, want: Want) -> Report {
 
 impl Trial {
     fn new(plan: Plan) -> Self {
-        let site = Site::in_world(World::with(plan.seed, plan.max_receive_count));
+        let mut site = Site::in_world(World::with(plan.seed, plan.max_receive_count));
+        site.restless = Some(plan.restless);
         for (file, acts) in &plan.reading {
             site.reader.plan(file, acts.iter().cloned());
         }

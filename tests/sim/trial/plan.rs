@@ -41,6 +41,8 @@ pub struct Plan {
     pub max_receive_count: u32,
     pub setups: Vec<Setup>,
     pub climate: Climate,
+    /// Share of task turns that are put off.
+    pub restless: f64,
     pub gusts: Vec<Gust>,
     /// By file name.
     pub reading: Vec<(String, Vec<Act>)>,
@@ -108,6 +110,7 @@ impl Plan {
             seed,
             max_receive_count,
             climate: Climate::draw(rng),
+            restless: one_of(rng, &[0.0, 0.02, 0.1, 0.3]),
             setups,
             reading,
             span,
