@@ -26,6 +26,7 @@ use crate::outcome::{Account, Judgement, Outcome, OutcomeName, Rules, Settlement
 use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
 use crate::shutdown::SETTLE_MARGIN;
+use crate::spawn::tied;
 
 mod calls;
 mod held;
@@ -242,7 +243,7 @@ impl Settler {
             Arc::clone(&held.term),
             capped,
         );
-        self.calls.spawn(async move { Ended::Prepared(number, work.await) });
+        self.calls.spawn(tied(async move { Ended::Prepared(number, work.await) }));
     }
 
     fn hear_end(&mut self, ended: Ended) {

@@ -12,6 +12,7 @@ mod lease;
 mod newest_wins;
 mod settlement;
 mod side_path;
+mod simulation;
 
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How one call ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,25 +91,23 @@ pub async fn travel(time: Duration) {
     }
 }
 
-/// Runs a call so that it ends with its caller (false), or goes on at the service when the caller went away (true):
-/// an aborted long poll may still take messages, an aborted delete may still delete. `gone` is told when the caller
-/// went away before it heard the answer.
+/// Runs a call as a task of its service, which goes on while its caller stands still. When the caller goes away, the
+/// call ends with it (false), or goes on (true): an aborted long poll may still take messages, an aborted delete may
+/// still delete. `gone` is told when the caller went away before it heard the answer.
 pub async fn carry<T: Send + 'static>(
     goes_on: bool,
     gone: impl FnOnce(),
     call: impl Future<Output = T> + Send + 'static,
 ) -> T {
     let mut caller = Caller(Some(gone));
-    let answer = if !goes_on {
-        call.await
-    } else {
-        match tokio::spawn(call).await {
-            Ok(answer) => answer,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => std::future::pending().await, // the runtime is going down
-            },
-        }
+    let carried = tokio::spawn(call);
+    let ended = if goes_on { carried.await } else { AbortOnDropHandle::new(carried).await };
+    let answer = match ended {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await, // the runtime is going down
+        },
     };
     caller.0 = None;
     answer

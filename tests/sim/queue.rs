@@ -114,10 +114,20 @@ impl ModelQueue {
         held.map(|held| (held.id.clone(), held.outgoing.clone(), held.count)).collect()
     }
 
+    /// Nothing is there, not even what was deleted and will be delivered once more.
+    pub fn is_empty(&self) -> bool {
+        self.lock().held.is_empty()
+    }
+
     /// Messages that nobody holds.
     pub fn visible(&self) -> usize {
         let now = Instant::now();
         self.lock().held.values().filter(|held| held.visible_from <= now).count()
+    }
+
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
     }
 
     pub fn calls(&self) -> Vec<Call<QueueAsk, QueueAnswer>> {
@@ -221,6 +231,7 @@ impl ModelQueue {
                 return Ok(taken);
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(next.map_or(deadline, |next| next.min(deadline))) => {}
             }
@@ -236,6 +247,13 @@ impl ModelQueue {
         let mut dead = Vec::new();
         let mut guard = self.lock();
         let state = &mut *guard;
+        let too_old = self.wall_ms().saturating_sub(u64::try_from(self.settings.retention.as_millis()).unwrap());
+        let expired: Vec<u64> =
+            state.held.iter().filter(|(_, held)| held.sent_at_ms < too_old).map(|(number, _)| *number).collect();
+        for number in expired {
+            let held = state.held.remove(&number).unwrap();
+            state.note(Effect::Expired(held.id));
+        }
         let due = |held: &Held| held.visible_from <= now || held.again_from.is_some_and(|from| from <= now);
         let mut numbers: Vec<u64> =
             state.held.iter().filter(|(_, held)| due(held)).map(|(number, _)| *number).collect();
@@ -365,6 +383,9 @@ impl Queue for ModelQueue {
 
     async fn facts(&self) -> Result<QueueFacts, QueueError> {
         let asked = self.ask(QueueAsk::Facts, |faults| &mut faults.facts);
-        self.call(asked, async { Ok(self.facts_now()) }, QueueAnswer::Facts).await
+        let queue = self.clone();
+        let gone = || self.lock().history.gone(asked.0);
+        let act = async move { queue.call(asked, async { Ok(queue.facts_now()) }, QueueAnswer::Facts).await };
+        carry(false, gone, act).await
     }
 }

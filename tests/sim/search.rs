@@ -113,6 +113,11 @@ impl ModelSearch {
         self.lock().documents.clone()
     }
 
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<SearchAsk, SearchAnswer>> {
         self.lock().history.calls.clone()
     }

@@ -213,6 +213,17 @@ impl ModelStore {
         state.buckets[bucket].keys().filter(|key| key.starts_with(prefix)).cloned().collect()
     }
 
+    pub fn none(&self, bucket: &str, prefix: &str) -> bool {
+        let state = self.lock();
+        let mut from = state.buckets[bucket].range(prefix.to_owned()..);
+        from.next().is_none_or(|(key, _)| !key.starts_with(prefix))
+    }
+
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<StoreAsk, StoreAnswer>> {
         self.lock().history.calls.clone()
     }
@@ -281,7 +292,7 @@ impl ModelStore {
 }
 
 impl StoreFaults {
-    fn of(&mut self, verb: Verb) -> &mut Faults {
+    pub fn of(&mut self, verb: Verb) -> &mut Faults {
         match verb {
             Verb::Head => &mut self.head,
             Verb::Get => &mut self.get,

@@ -34,7 +34,7 @@ pub fn nothing_circles(facts: &Facts<'_>, drained: bool, findings: &mut Findings
                     findings.unless(*count <= MOST_DELIVERIES, P5, || format!("{id} was delivered {count} times"));
                 }
             }
-            Effect::Arrived(_) | Effect::Deleted { .. } | Effect::MovedToDeadLetters(_) => {}
+            Effect::Arrived(_) | Effect::Deleted { .. } | Effect::MovedToDeadLetters(_) | Effect::Expired(_) => {}
         }
     }
 }

@@ -58,10 +58,11 @@ impl State {
         let now = Instant::now();
         let early = chance(&mut self.rng, self.faults.redeliver_early);
         let again_from = early.then(|| now + between(&mut self.rng, (Duration::ZERO, visibility)));
+        let others = if chance(&mut self.rng, self.faults.miscount) { self.rng.u32(1..=3) } else { 0 };
         let handle = format!("handle-{}-{:016x}", self.handles.len(), self.rng.u64(..));
         self.handles.insert(handle.clone(), number);
         let held = self.held.get_mut(&number).unwrap();
-        held.count += 1;
+        held.count += 1 + others;
         held.visible_from = now + visibility;
         held.again_from = again_from;
         held.receipt = Some((handle.clone(), now));
@@ -96,7 +97,12 @@ impl State {
         };
         let Some(held) = self.held.get_mut(&number) else { return Ok(()) }; // deleted before: SQS says yes
         let current = held.receipt.as_ref().is_some_and(|(current, _)| *current == handle.0);
-        if !current && self.faults.stale_delete == StaleDelete::Ignored {
+        let deletes = match self.faults.stale_delete {
+            StaleDelete::Deletes => true,
+            StaleDelete::Ignored => false,
+            StaleDelete::Either => self.rng.bool(),
+        };
+        if !current && !deletes {
             return Ok(());
         }
         let id = held.id.clone();
