@@ -61,17 +61,23 @@ impl<'a> Dead<'a> {
     }
 }
 
-/// P6: SQS itself moves a message to the dead-letter queue, without a reason, only when its deliveries came to nothing:
-/// a worker that answered for each of them would have said why before.
+/// A queue that moves messages this early cannot tell a deploy from a failure; `check` says so, and 20 is advised.
+const LOW_RECEIVE_COUNT: u32 = 10;
+
+/// P6: SQS itself moves a message to the dead-letter queue, without a reason, only when one of its deliveries came to
+/// nothing: a worker that answered for all of them would have said why before.
 pub fn moved_for_a_cause(facts: &Facts<'_>, findings: &mut Findings) {
     for (_, effect) in facts.effects {
         let Effect::MovedToDeadLetters(MessageId(id)) = effect else { continue };
         let deliveries =
             facts.of_message.get(id.as_str()).map_or(&[][..], |subject| &facts.subjects[*subject].deliveries);
         let answered = deliveries.iter().filter(|number| facts.deliveries[**number].acknowledged().is_some()).count();
-        let last = deliveries.last().map(|number| &facts.deliveries[*number]);
-        let answered_last = last.is_some_and(|last| last.acknowledged().is_some());
-        findings.unless(!answered_last || answered < deliveries.len(), P6, || {
+        let limit = deliveries.first().and_then(|number| {
+            let first = &facts.deliveries[*number];
+            facts.lives[first.life].setup.max_receive_count
+        });
+        let all_answered = limit.is_some_and(|limit| limit >= LOW_RECEIVE_COUNT && answered >= limit as usize);
+        findings.unless(!all_answered, P6, || {
             format!("SQS moved {id} to the dead-letter queue without a reason, after {answered} answered deliveries")
         });
     }
@@ -113,11 +119,14 @@ fn is_there(doc: &Doc, change: &Change, memories: &Memories<'_>, drops: bool) ->
         return change.key.ends_with('/') && empty || drops && object.is_none();
     };
     let theirs = record.head.metadata.get("sequencer");
-    match (theirs, &change.sequencer) {
-        (Some(theirs), Some(ours)) => !newer(ours, theirs) || drops && object.is_none(),
-        (None, Some(_)) => false,
-        (_, None) => true,
-    }
+    // A creation whose file is gone has come to its end with the tombstone that says so, whoever wrote it.
+    let explained = change.kind == Kind::Created && object.is_none() && !record.head.metadata.contains_key("etag");
+    explained
+        || match (theirs, &change.sequencer) {
+            (Some(theirs), Some(ours)) => !newer(ours, theirs) || drops && object.is_none(),
+            (None, Some(_)) => false,
+            (_, None) => true,
+        }
 }
 
 /// P8 and E0: record and index are what the bucket holds, nothing waits in the parked prefix; a record's revision only

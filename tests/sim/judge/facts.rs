@@ -423,10 +423,12 @@ impl<'a> Facts<'a> {
     }
 
     fn hear_store(&mut self, store: &StoreMemory<'a>) {
-        let mut spoilt = store.spoilt.iter().peekable();
+        let mut spoilt = store.spoilt.to_vec();
+        spoilt.sort_unstable(); // they are told in the order of their effects
+        let mut spoilt = spoilt.into_iter().peekable();
         let attempts = format!("attempts/{}/", crate::sim::worker::namespace());
         for (number, call) in store.calls.iter().enumerate() {
-            let broken = spoilt.next_if(|at| **at == number).is_some();
+            let broken = spoilt.next_if(|at| *at == number).is_some();
             let Some(life) = self.of_life.get(&*call.who).copied() else { continue };
             let heard = self.heard(life, call);
             let failure = match heard {
