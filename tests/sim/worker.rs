@@ -170,6 +170,7 @@ impl Site {
             },
             jitter: Jitter::seeded(self.world.seed ^ 1 ^ self.restless.map_or(0, |_| of_name(who))),
             visibility: setup.visibility,
+            lease_clock: self.world.clock.lease_clock(),
         }
     }
 
