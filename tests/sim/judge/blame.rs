@@ -56,8 +56,14 @@ pub fn host_trouble(begun: &[Begun]) -> Vec<Instant> {
 /// P6: every attempts record that was asked for has a failure of its message's own behind it, found by the delivery
 /// that it was written for, and counts no more of them than there are.
 pub fn charged_for_a_cause(facts: &Facts<'_>, findings: &mut Findings) {
+    let mut known: HashMap<usize, u64> = HashMap::new();
     for charge in &facts.charges {
         let asked = charge.call.asked;
+        let before = known.entry(charge.subject).or_default();
+        if charge.failed <= *before {
+            continue; // a mark that work has begun, or another who lost the race for the same charge
+        }
+        *before = charge.failed;
         let held = facts.subjects[charge.subject].deliveries.iter().map(|number| &facts.deliveries[*number]);
         let mut held = held.filter(|held| held.life == charge.life && held.heard.order < asked.order);
         let id = facts.subjects[charge.subject].id;

@@ -246,6 +246,20 @@ impl<'a> Facts<'a> {
         still.map_or(stamp, |(_, to)| *to)
     }
 
+    /// What this life heard of its call: nothing that came when it stood still for ever, or was dead.
+    pub fn heard<Ask, Answer>(&self, life: usize, call: &'a Call<Ask, Answer>) -> Option<(Stamp, &'a Answer)> {
+        let (stamp, answer) = call.heard()?;
+        let died = self.died(life).is_some_and(|died| self.thawed(life, stamp).order >= died.order);
+        (!died).then_some((stamp, answer))
+    }
+
+    fn died(&self, life: usize) -> Option<Stamp> {
+        self.lives[life].story.and_then(|story| match story.ended {
+            Ended::Crashed(stamp) => Some(stamp),
+            Ended::Stopped(_) => None,
+        })
+    }
+
     /// Before this place in the history the life had heard that a dead letter of this message was taken.
     pub fn letter_before(&self, life: usize, subject: usize, order: u64) -> bool {
         let of = self.subjects[subject].letters.iter().map(|letter| &self.letters[*letter]);
@@ -256,12 +270,7 @@ impl<'a> Facts<'a> {
     /// When the delivery left its life's hands: by its line, by the queue's answer, or by the life's own end.
     pub fn end(&self, delivery: &Delivery<'_>) -> Option<Stamp> {
         let settled = delivery.settled.first().map(|line| line.stamp);
-        let story = self.lives[delivery.life].story;
-        let crashed = story.and_then(|story| match story.ended {
-            Ended::Crashed(stamp) => Some(stamp),
-            Ended::Stopped(_) => None,
-        });
-        settled.or(delivery.acknowledged().map(|(stamp, _)| stamp)).or(crashed)
+        settled.or(delivery.acknowledged().map(|(stamp, _)| stamp)).or(self.died(delivery.life))
     }
 
     /// The document of a key that somebody named.
@@ -311,7 +320,7 @@ impl<'a> Facts<'a> {
             match &call.ask {
                 QueueAsk::Receive { .. } => {
                     self.lives[life].polls.push(call);
-                    let Some((heard, QueueAnswer::Received(messages))) = call.heard() else { continue };
+                    let Some((heard, QueueAnswer::Received(messages))) = self.heard(life, call) else { continue };
                     for message in messages {
                         let subject = self.subject(&message.id.0, &message.body);
                         let number = self.deliveries.len();
@@ -351,9 +360,10 @@ impl<'a> Facts<'a> {
         if self.lives[delivery.life].who != &*call.who {
             return self.strangers.push(call);
         }
-        let visibility = self.lives[delivery.life].setup.visibility;
+        let life = delivery.life;
+        let visibility = self.lives[life].setup.visibility;
         let capped = call.asked.at.saturating_duration_since(delivery.asked.at) > NEAR_THE_CAP;
-        let reply = match call.heard() {
+        let reply = match self.heard(life, call) {
             Some((stamp, QueueAnswer::Entries(replies))) => replies.get(position).map(|reply| (stamp, reply)),
             Some(_) | None => None,
         };
@@ -401,7 +411,7 @@ impl<'a> Facts<'a> {
                 let held = self.lives[*life].deliveries.iter().rev().map(|number| &self.deliveries[*number]);
                 held.filter(|held| held.message.body == outgoing.body).map(|held| held.subject).next()
             });
-            let acknowledged = match call.heard() {
+            let acknowledged = match self.heard(*life, call) {
                 Some((stamp, QueueAnswer::Sent(_))) => Some(stamp),
                 Some(_) | None => None,
             };
@@ -418,7 +428,7 @@ impl<'a> Facts<'a> {
         for (number, call) in store.calls.iter().enumerate() {
             let broken = spoilt.next_if(|at| **at == number).is_some();
             let Some(life) = self.of_life.get(&*call.who).copied() else { continue };
-            let heard = call.heard();
+            let heard = self.heard(life, call);
             let failure = match heard {
                 Some((_, StoreAnswer::Failed(error))) => Some(error),
                 Some(_) | None => None,
@@ -479,7 +489,7 @@ impl<'a> Facts<'a> {
         if let (StoreAsk::Put { .. }, Some(doc), false) = (&call.ask, doc, of_source) {
             self.record_puts.push((life, doc, call));
         }
-        let Some((stamp, answer)) = call.heard() else { return };
+        let Some((stamp, answer)) = self.heard(life, call) else { return };
         let metadata = match (&call.ask, answer) {
             (StoreAsk::Put { metadata, .. }, StoreAnswer::Put(PutReply::Written { .. })) => metadata,
             (_, StoreAnswer::Head(Some(head))) if !of_source => &head.metadata,
@@ -509,7 +519,8 @@ impl<'a> Facts<'a> {
     fn hear_search(&mut self, calls: &'a [Call<SearchAsk, SearchAnswer>]) {
         for call in calls {
             let Some(life) = self.of_life.get(&*call.who).copied() else { continue };
-            let (SearchAsk::Bulk(items), Some((stamp, SearchAnswer::Verdicts(verdicts)))) = (&call.ask, call.heard())
+            let (SearchAsk::Bulk(items), Some((stamp, SearchAnswer::Verdicts(verdicts)))) =
+                (&call.ask, self.heard(life, call))
             else {
                 self.lives[life].search_trouble.extend(call.over());
                 continue;

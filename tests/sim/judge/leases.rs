@@ -128,7 +128,7 @@ pub fn one_call_at_a_time(facts: &Facts<'_>, findings: &mut Findings) {
 pub fn within_the_limit(facts: &Facts<'_>, findings: &mut Findings) -> i64 {
     let mut most = 0;
     let mut steps: Vec<(u64, i64)> = Vec::new();
-    for life in &facts.lives {
+    for (number, life) in facts.lives.iter().enumerate() {
         let limit = i64::try_from(life.setup.concurrency).unwrap();
         steps.clear();
         for poll in &life.polls {
@@ -136,7 +136,7 @@ pub fn within_the_limit(facts: &Facts<'_>, findings: &mut Findings) -> i64 {
             let max = i64::try_from(max).unwrap();
             steps.push((poll.asked.order, max));
             let Some(over) = poll.over() else { continue };
-            let brought = match poll.heard() {
+            let brought = match facts.heard(number, poll) {
                 Some((_, QueueAnswer::Received(messages))) => i64::try_from(messages.len()).unwrap(),
                 Some(_) | None => 0,
             };
