@@ -44,7 +44,7 @@ pub fn within_the_limit(world: &World, who: &str, limit: usize) -> i64 {
 /// P3: `who` asked for no delete before it knew from answers that the message's work is durable. Returns the number of
 /// deletes that were looked at.
 pub fn durable_before_deleted(world: &World, who: &str) -> usize {
-    judge::part(world, &[who], &Setup::default(), durable::durable_before_deleted)
+    judge::part(world, &[who], &Setup::default(), durable::durable_before_deleted).deletes
 }
 
 /// P8: for each key, record and index are what the bucket holds. A key that was never recorded must not be there.

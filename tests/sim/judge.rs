@@ -65,7 +65,7 @@ pub fn judge(story: &Story<'_>) -> Vec<Violation> {
         receipts::one_settlement_each(facts, findings);
         receipts::no_delete_without_a_verdict(facts, findings);
         receipts::the_books_are_the_queues(facts, findings);
-        durable::durable_before_deleted(facts, findings);
+        let discharged = durable::durable_before_deleted(facts, findings);
         leases::no_write_without_a_lease(facts, findings);
         leases::one_call_at_a_time(facts, findings);
         leases::within_the_limit(facts, findings);
@@ -75,7 +75,7 @@ pub fn judge(story: &Story<'_>) -> Vec<Violation> {
         ends::moved_for_a_cause(facts, findings);
         ends::nothing_circles(facts, story.drained, findings);
         let dead = ends::Dead::of(memories);
-        ends::nothing_is_lost(facts, memories, &dead, findings);
+        ends::nothing_is_lost(facts, memories, &dead, &discharged, findings);
         // What is still under way is not in step yet; that it is, is P5's finding.
         if story.drained {
             ends::newest_wins(facts, memories, &dead, findings);

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ use sim::trial::{self, Report, Want};
 #[path = "../sim/mod.rs"]
 mod sim;
 
+/// Violations of one rule and seed that are printed.
+const TOLD: usize = 3;
 /// What `cargo test` runs.
 const SEEDS: u64 = 2_000;
 
@@ -52,9 +55,18 @@ fn replay(seed: u64, traced: bool) -> ExitCode {
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The first few of each rule: what is broken is often broken many times.
 fn tell(seed: u64, report: &Report) {
+    let mut told: BTreeMap<&str, usize> = BTreeMap::new();
     for violation in &report.violations {
-        println!("seed {seed} breaks {}: {}", violation.rule, violation.what);
+        let times = told.entry(violation.rule).or_default();
+        *times += 1;
+        if *times <= TOLD {
+            println!("seed {seed} breaks {}: {}", violation.rule, violation.what);
+        }
+    }
+    for (rule, times) in told.into_iter().filter(|(_, times)| *times > TOLD) {
+        println!("seed {seed} breaks {rule} {} times more", times - TOLD);
     }
 }
 
@@ -63,6 +75,7 @@ struct Tally {
     failed: Vec<u64>,
     calls: u64,
     simulated: Duration,
+    slowest: (Duration, u64),
 }
 
 fn run(from: u64, until: u64, jobs: u64) -> ExitCode {
@@ -89,15 +102,18 @@ fn run(from: u64, until: u64, jobs: u64) -> ExitCode {
             eprintln!();
         }
     });
-    let Tally { mut failed, calls, simulated } = tally.into_inner().unwrap();
+    let Tally { mut failed, calls, simulated, slowest } = tally.into_inner().unwrap();
     failed.sort_unstable();
     let (seeds, seconds) = (until - from, began.elapsed().as_secs_f64());
     println!(
-        "{seeds} seeds ({from} to {}) in {seconds:.1} s: {:.0} seeds/s, {calls} calls, {:.0} simulated hours, {} failed",
+        "{seeds} seeds ({from} to {}) in {seconds:.1} s: {:.0} seeds/s, {calls} calls, {:.0} simulated hours, {} failed; \
+         the slowest is seed {} with {:.2} s",
         until.saturating_sub(1),
         seeds as f64 / seconds,
         simulated.as_secs_f64() / 3_600.0,
-        failed.len()
+        failed.len(),
+        slowest.1,
+        slowest.0.as_secs_f64()
     );
     if failed.is_empty() {
         return ExitCode::SUCCESS;
@@ -107,8 +123,10 @@ fn run(from: u64, until: u64, jobs: u64) -> ExitCode {
 }
 
 fn one(seed: u64, tally: &Mutex<Tally>) {
+    let began = Instant::now();
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| trial::run(seed, Want::Verdict)));
     let mut tally = tally.lock().unwrap();
+    tally.slowest = tally.slowest.max((began.elapsed(), seed));
     match ran {
         Ok(report) => {
             tell(seed, &report);

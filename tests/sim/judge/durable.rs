@@ -4,20 +4,31 @@
 //! acknowledged index item or marker of that revision or a newer one; or a newer record that was seen; or the
 //! tombstone that explains an absence; or a reason to skip that the history bears out.
 
+use std::collections::HashSet;
+
 use quittance::config::OnMissingObject;
 
 use super::facts::{Facts, Knowledge, Verb};
 use super::told::{Change, Kind, Told, newer};
 use super::{Findings, P3, name};
 
-/// Returns the number of deletes that were looked at.
-pub fn durable_before_deleted(facts: &Facts<'_>, findings: &mut Findings) -> usize {
-    let mut seen = 0;
+/// What the deletes of a history have discharged.
+#[derive(Default)]
+pub struct Discharged {
+    /// Deletes that were looked at.
+    pub deletes: usize,
+    /// Messages that somebody rightly deleted.
+    pub subjects: HashSet<usize>,
+}
+
+pub fn durable_before_deleted(facts: &Facts<'_>, findings: &mut Findings) -> Discharged {
+    let mut discharged = Discharged::default();
     for delivery in &facts.deliveries {
         for entry in delivery.entries.iter().filter(|entry| entry.verb == Verb::Delete) {
-            seen += 1;
+            discharged.deletes += 1;
             let before = entry.call.asked.order;
             if facts.letter_before(delivery.life, delivery.subject, before) {
+                discharged.subjects.insert(delivery.subject);
                 continue;
             }
             let subject = &facts.subjects[delivery.subject];
@@ -31,12 +42,15 @@ pub fn durable_before_deleted(facts: &Facts<'_>, findings: &mut Findings) -> usi
                         .map(|(change, _)| format!("{:?} of {}", change.kind, change.key))
                 }
             };
-            if let Some(undone) = undone {
-                findings.add(P3, format!("{} was deleted before this was durable: {undone}", name(facts, delivery)));
+            match undone {
+                None => drop(discharged.subjects.insert(delivery.subject)),
+                Some(undone) => {
+                    findings.add(P3, format!("{} was deleted before this was durable: {undone}", name(facts, delivery)));
+                }
             }
         }
     }
-    seen
+    discharged
 }
 
 fn is_durable(facts: &Facts<'_>, life: usize, doc: usize, change: &Change, id: &str, before: u64) -> bool {

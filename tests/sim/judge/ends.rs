@@ -9,6 +9,7 @@ use quittance::config::OnMissingObject;
 use quittance::message::MessageId;
 use serde_json::Value;
 
+use super::durable::Discharged;
 use super::facts::{Doc, Facts, Memories, note};
 use super::told::{Change, Kind, Told, newer};
 use super::{Findings, LOST, P5, P6, P8, PARKED};
@@ -83,13 +84,26 @@ pub fn moved_for_a_cause(facts: &Facts<'_>, findings: &mut Findings) {
     }
 }
 
-/// E0, lost = 0: every message that was sent is still live, in the dead-letter queue, or each of its changes is recorded
-/// at its own state or a newer one, or was skipped for a reason.
-pub fn nothing_is_lost(facts: &Facts<'_>, memories: &Memories<'_>, dead: &Dead<'_>, findings: &mut Findings) {
+/// E0, lost = 0: every message that was sent is still live, or dead-lettered, or was rightly deleted by somebody (P3
+/// says what that is), or each of its changes is recorded at its own state or a newer one. What the queue's retention
+/// took is no worker's loss.
+pub fn nothing_is_lost(
+    facts: &Facts<'_>,
+    memories: &Memories<'_>,
+    dead: &Dead<'_>,
+    discharged: &Discharged,
+    findings: &mut Findings,
+) {
+    let expired: HashSet<&str> = facts
+        .effects
+        .iter()
+        .filter_map(|(_, effect)| if let Effect::Expired(id) = effect { Some(id.0.as_str()) } else { None })
+        .collect();
     let live: HashSet<&str> = memories.queue.live.iter().map(|(id, _)| id.0.as_str()).collect();
     let drops = facts.lives.iter().any(|life| life.setup.on_missing == OnMissingObject::Drop);
-    for subject in &facts.subjects {
-        if live.contains(subject.id) || dead.holds(subject.id) {
+    for (number, subject) in facts.subjects.iter().enumerate() {
+        let kept = live.contains(subject.id) || dead.holds(subject.id) || expired.contains(subject.id);
+        if kept || discharged.subjects.contains(&number) {
             continue;
         }
         let undone = match &subject.told {
@@ -119,10 +133,7 @@ fn is_there(doc: &Doc, change: &Change, memories: &Memories<'_>, drops: bool) ->
         return change.key.ends_with('/') && empty || drops && object.is_none();
     };
     let theirs = record.head.metadata.get("sequencer");
-    // A creation whose file is gone has come to its end with the tombstone that says so, whoever wrote it.
-    let explained = change.kind == Kind::Created && object.is_none() && !record.head.metadata.contains_key("etag");
-    explained
-        || match (theirs, &change.sequencer) {
+    match (theirs, &change.sequencer) {
             (Some(theirs), Some(ours)) => !newer(ours, theirs) || drops && object.is_none(),
             (None, Some(_)) => false,
             (_, None) => true,

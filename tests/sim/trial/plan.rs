@@ -172,18 +172,14 @@ fn reading(rng: &mut Rng, keys: &[String], visibility: Duration) -> Vec<(String,
         }
         let name = key.rsplit('/').next().unwrap_or_default().to_owned();
         let mut acts: Vec<Act> = (0..rng.usize(1..4)).map(|_| act(rng, visibility)).collect();
-        if rng.u8(0..4) > 0 || !can_stand(acts.last()) {
+        let ends =
+            |act: &Act| !matches!(act, Act::Hangs | Act::Lingers(_) | Act::Fails(ExtractFailure::Unavailable { .. }));
+        if rng.u8(0..4) > 0 || !acts.last().is_some_and(ends) {
             acts.push(Act::Reads); // in the end; otherwise the last one stands for ever
         }
         plans.push((name, acts));
     }
     plans
-}
-
-/// Whether a trial can end with a file of which this is repeated for ever: a host without memory is an outage, and
-/// outages end.
-fn can_stand(act: Option<&Act>) -> bool {
-    !matches!(act, Some(Act::Hangs | Act::Lingers(_) | Act::Fails(ExtractFailure::Unavailable { .. })))
 }
 
 fn act(rng: &mut Rng, visibility: Duration) -> Act {
