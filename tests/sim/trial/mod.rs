@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quittance::message::MessageId;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::faults::Stamp;
 use super::judge;
+use super::life::Life;
 use super::story::{Ended, Line, Story, Violation, WorkerStory};
 use super::worker::{Setup, Site, Worker};
 use super::{Cut, RESULTS, World};
@@ -21,7 +21,7 @@ pub mod trace;
 pub mod weather;
 pub mod workload;
 
-use plan::{Event, Plan, millis};
+use plan::{AtCall, Event, Plan, millis};
 use workload::Producers;
 
 /// A worker that was asked to stop has ended by then (its drain, an open poll, the settling), whatever the services do.
@@ -135,12 +135,22 @@ impl Trial {
                     living.worker.crash();
                 }
             }
-            Event::CrashAtCall(place, calls, cut) => {
-                if let Some(living) = &self.places[*place].now {
-                    let (number, cut): (usize, Cut) = (living.worker.wires.asked() + calls, *cut);
-                    living.worker.wires.cut_at(move |asking| (asking.number == number).then_some(cut));
+            Event::CrashAtCall(place, at_call, cut) => self.trap(*place, *at_call, {
+                let cut = *cut;
+                move |_| Some(cut)
+            }),
+            Event::FreezeAtCall(place, at_call, still) => self.trap(*place, *at_call, {
+                let still = *still;
+                move |life| {
+                    life.freeze();
+                    let life = Arc::clone(life);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(still).await;
+                        life.thaw();
+                    });
+                    None
                 }
-            }
+            }),
             Event::Stop(place) => self.ask_to_stop(*place),
             Event::Hurry(place) => {
                 for living in &self.places[*place].leaving {
@@ -158,6 +168,20 @@ impl Trial {
             }
             Event::Step(milliseconds) => self.site.world.clock.step(*milliseconds),
         }
+    }
+
+    /// Once, at the call that was drawn.
+    fn trap(&self, place: usize, at_call: AtCall, act: impl Fn(&Arc<Life>) -> Option<Cut> + Send + 'static) {
+        let Some(living) = &self.places[place].now else { return };
+        let (life, mut skip) = (Arc::clone(&living.worker.life), Some(at_call.skip));
+        living.worker.wires.cut_at(move |asking| {
+            if at_call.verb.is_some_and(|verb| verb != asking.verb) {
+                return None;
+            }
+            let left = skip?;
+            skip = left.checked_sub(1);
+            if left == 0 { act(&life) } else { None }
+        });
     }
 
     async fn start(&mut self, place: usize) {
@@ -286,9 +310,4 @@ async fn story_of(living: Living, violations: &mut Vec<Violation>) -> WorkerStor
         },
     };
     WorkerStory { who, setup, started, asked_to_stop, ended, frozen: life.frozen(), lines: Vec::new(), complaint }
-}
-
-/// A message, in the words of a violation.
-pub fn named(id: &MessageId) -> &str {
-    &id.0
 }

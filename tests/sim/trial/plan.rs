@@ -23,8 +23,10 @@ pub enum Event {
     Weather,
     Start(usize),
     Crash(usize),
-    /// At the so-manieth call from here on.
-    CrashAtCall(usize, usize, Cut),
+    /// At one of its calls from here on.
+    CrashAtCall(usize, AtCall, Cut),
+    /// Stands still for this long once it has sent one of its calls from here on.
+    FreezeAtCall(usize, AtCall, Duration),
     /// SIGTERM.
     Stop(usize),
     /// SIGTERM again, to whatever life of this worker is still ending.
@@ -33,6 +35,23 @@ pub enum Event {
     Thaw(usize),
     /// The wall clock, milliseconds.
     Step(i64),
+}
+
+/// The so-manieth call of this verb; of any, without one.
+#[derive(Clone, Copy, Debug)]
+pub struct AtCall {
+    pub verb: Option<&'static str>,
+    pub skip: usize,
+}
+
+impl AtCall {
+    fn draw(rng: &mut Rng) -> Self {
+        let verbs = ["delete", "delete", "put", "put", "bulk", "send", "change", "change", "receive", "get", "head"];
+        match rng.bool() {
+            true => Self { verb: Some(one_of(rng, &verbs)), skip: one_of(rng, &[0, 0, 0, 1, 1, 2, 3, 5]) },
+            false => Self { verb: None, skip: rng.usize(0..40) },
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -198,32 +217,43 @@ fn act(rng: &mut Rng, visibility: Duration) -> Act {
     }
 }
 
-/// One end, or standstill, of one worker.
+/// One end, or standstill, of one worker; now and then of all at once.
 fn ends(rng: &mut Rng, span: Duration, setups: &[Setup], events: &mut Vec<(Duration, Event)>) {
-    let (worker, at) = (rng.usize(0..setups.len()), within(rng, span));
+    let (one, at) = (rng.usize(0..setups.len()), within(rng, span));
+    let of = if rng.u8(0..6) == 0 { 0..setups.len() } else { one..one + 1 };
     let back = at + millis(one_of(rng, &[0, 500, 5_000, 30_000, 90_000]));
-    match rng.u8(0..10) {
-        0 | 1 => {
-            events.push((at, Event::Crash(worker)));
-            events.push((back, Event::Start(worker)));
-        }
-        2..=4 => {
-            let cut = one_of(rng, &[Cut::Before, Cut::After]);
-            events.push((at, Event::CrashAtCall(worker, rng.usize(0..30), cut)));
-            events.push((back + 20 * SECOND, Event::Start(worker)));
-        }
-        5 | 6 => {
-            events.push((at, Event::Stop(worker)));
-            if rng.u8(0..3) == 0 {
-                events.push((at + millis(rng.u64(0..10_000)), Event::Hurry(worker)));
+    let visibility = setups[one].visibility.as_millis() as u64;
+    let most = one_of(rng, &[5_000, visibility, visibility * 3, 600_000]);
+    let still = millis(rng.u64(100..most));
+    let (kind, at_call, cut) = (rng.u8(0..12), AtCall::draw(rng), one_of(rng, &[Cut::Before, Cut::After]));
+    let hurry = (rng.u8(0..3) == 0).then(|| at + millis(rng.u64(0..10_000)));
+    for worker in of {
+        match kind {
+            0 | 1 => {
+                events.push((at, Event::Crash(worker)));
+                events.push((back, Event::Start(worker)));
             }
-            events.push((back, Event::Start(worker)));
-        }
-        _ => {
-            let visibility = setups[worker].visibility.as_millis() as u64;
-            let most = one_of(rng, &[5_000, visibility, visibility * 3, 600_000]);
-            events.push((at, Event::Freeze(worker)));
-            events.push((at + millis(rng.u64(100..most)), Event::Thaw(worker)));
+            2..=4 => {
+                events.push((at, Event::CrashAtCall(worker, at_call, cut)));
+                events.push((back + 20 * SECOND, Event::Start(worker)));
+            }
+            5 | 6 => {
+                events.push((at, Event::Stop(worker)));
+                events.extend(hurry.map(|at| (at, Event::Hurry(worker))));
+                events.push((back, Event::Start(worker)));
+            }
+            7 | 8 => {
+                events.push((at, Event::Freeze(worker)));
+                events.push((at + still, Event::Thaw(worker)));
+            }
+            9 => {
+                // Stopped while it stands still: the signal waits.
+                events.push((at, Event::Freeze(worker)));
+                events.push((at + still / 2, Event::Stop(worker)));
+                events.push((at + still, Event::Thaw(worker)));
+                events.push((back, Event::Start(worker)));
+            }
+            _ => events.push((at, Event::FreezeAtCall(worker, at_call, still))),
         }
     }
 }
