@@ -8,6 +8,7 @@
 mod attempts;
 mod dead_letter;
 mod guard;
+mod judge;
 mod lease;
 mod newest_wins;
 mod settlement;
