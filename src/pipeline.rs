@@ -226,7 +226,7 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
     if let Err(Some(text)) = &ended {
         progress.panicked(text);
     }
-    let (mut reports, abandoned) = progress.so_far();
+    let (mut reports, abandoned, cut_short) = progress.so_far();
     for report in &mut reports {
         report.outcome = gate.weigh(&report.key, report.outcome.clone());
     }
@@ -238,7 +238,7 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
         Err(Some(panic)) => Verdict::Panicked(panic),
         Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,
     };
-    lease.settle(Judgement { verdict, reports, abandoned });
+    lease.settle(Judgement { verdict, reports, abandoned, cut_short });
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.

@@ -80,7 +80,7 @@ pub(super) async fn prepare(
             let attempts = attempts.unwrap_or_default();
             // A capped lease has ended for the work only: until its deadline SQS holds the message for us.
             let ours = || if capped { term.is_in_time() } else { term.is_live() };
-            let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement.reports, &ours);
+            let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement, &ours);
             match tokio::time::timeout(STEP_LIMIT, letter).await.unwrap_or(Err(NotSent::Failed(TOO_SLOW.to_owned()))) {
                 Ok(()) => Prepared::Delete { account, end: End::DeadLettered },
                 Err(NotSent::NotOurs) => Prepared::Lost { account },

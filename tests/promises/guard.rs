@@ -235,6 +235,8 @@ async fn work_that_outlasts_the_drain_is_cancelled_and_returned_once() {
     let line = worker.stop().await;
     assert_eq!((line.received, line.returned, line.changes_abandoned), (1, 1, 1), "{line:?}");
     assert_eq!(site.settlements(), ["cancelled/returned"]);
+    let settled = site.lines("message_settled").remove(0);
+    assert_eq!((&settled["keys"][0], settled["work_ids"].as_array().unwrap().len()), (&"a.txt".into(), 1));
     assert_eq!(site.world.queue.visible(), 1, "returned at once");
     let line = site.drain(&Setup::default()).await;
     assert_eq!(line.done, 1);

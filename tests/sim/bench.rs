@@ -124,5 +124,5 @@ impl Bench {
 
 /// The work ended with this outcome.
 pub fn judged(outcome: Outcome) -> Judgement {
-    Judgement { verdict: Verdict::Judged(outcome), reports: Vec::new(), abandoned: 0 }
+    Judgement::without_work(Verdict::Judged(outcome))
 }
