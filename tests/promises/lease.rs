@@ -63,7 +63,7 @@ async fn a_lease_that_cannot_be_extended_ends_the_work_before_anything_is_writte
         let line = worker.stop().await;
         assert_eq!((line.received, line.lease_lost, line.done), (2, 1, 1), "{name}");
         assert_eq!(history::no_write_without_a_lease(&site.world, "w", VISIBILITY), 1, "{name}");
-        assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new(), "{name}: no failure of its own");
+        assert_eq!(site.troubles(), Vec::<String>::new(), "{name}: no failure of its own");
     }
 }
 
