@@ -1,0 +1,51 @@
+//! P11, P12, P13, A4.2: an extraction child that dies, spins or hoards, in a worker that has other work.
+//!
+//! That children are confined, killed with their whole group and waited for is shown in `tests/extract/pool.rs`; here
+//! it is the parent and the innocent that are looked at.
+
+use serde_json::json;
+
+use crate::world::{World, spelt, text_files};
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn p11_p12_p13_a_child_that_dies_spins_or_hoards_harms_neither_its_worker_nor_other_files() {
+    let world = World::silent().await;
+    let event = |key: &str| json!({ "bucket": world.source, "key": key }).to_string();
+    let innocents = text_files(20);
+    world.put_all(&innocents).await;
+    let guilty =
+        [("failpoint-abort", "attempts_exhausted"), ("failpoint-spin", "limit"), ("failpoint-allocate", "limit")];
+    for (key, _) in guilty {
+        world.put(key, "What it says does not matter.").await;
+    }
+    let launch = world.launch().set("RETRY_BASE_SECONDS", 1).set("MAX_ATTEMPTS", 2).set("EXTRACTORS", 2);
+    let mut worker = launch.unarmed().start().await;
+    let mut ids = Vec::new();
+    for (n, key) in innocents.keys().enumerate() {
+        if let Some((key, _)) = guilty.get(n / 5).filter(|_| n % 5 == 0) {
+            world.send(&event(key)).await;
+        }
+        ids.push(world.send(&event(key)).await);
+    }
+    let letters = world.dead_letters(guilty.len()).await;
+    for (key, reason) in guilty {
+        let letter = letters.iter().find(|letter| letter.note["keys"] == json!([key])).expect(key);
+        assert_eq!(letter.note["reason"], reason, "{}", letter.note);
+    }
+    let detail = |key: &str| {
+        let letter = letters.iter().find(|letter| letter.note["keys"] == json!([key])).unwrap();
+        letter.note["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(detail("failpoint-spin").contains("cpu"), "{}", detail("failpoint-spin"));
+    assert!(detail("failpoint-allocate").contains("memory"), "{}", detail("failpoint-allocate"));
+    for line in worker.settled_messages(&ids).await {
+        let seen = ["outcome", "settlement"].map(|field| line[field].as_str().unwrap());
+        assert_eq!((seen, &line["receive_count"]), (["done", "deleted"], &json!(1)), "an innocent: {line}");
+    }
+    world.emptied().await;
+    world.finds_exactly(innocents.keys().map(String::as_str)).await;
+    world.finds(&spelt(3), "batch/003.txt").await;
+    assert!(worker.children().is_empty(), "a child was left");
+    worker.stop().await;
+}
