@@ -198,8 +198,8 @@ pub fn worst_redeliveries(lives: &[Life], last: &[&Worker]) -> Vec<Option<u64>> 
 }
 
 /// `SQS_VISIBILITY_TIMEOUT` of a world's workers, the shortest there is.
-pub const LEASE_MS: u64 = 10_000;
+const LEASE_MS: u64 = 10_000;
 
-pub fn now_ms() -> u64 {
+fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }

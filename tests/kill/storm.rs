@@ -13,17 +13,15 @@ use quittance::failpoint::POINTS;
 
 use crate::armed::sick_index;
 use crate::cell::{Cell, Kind};
-use crate::lives::{Death, LEASE_MS, Life, Plan, live, name, worst_redeliveries};
+use crate::lives::{Death, Life, Plan, live, name, worst_redeliveries};
 use crate::outside::Found;
+use crate::waiting::LONG;
 
 /// Workers of a cell.
 const WORKERS: usize = 2;
 /// Each point at least twice, and some at random.
 const KILLS: usize = 42;
 const CELLS: usize = 4;
-/// LocalStack ends leases on its tick of a second, and a worker must be free to poll.
-const SLACK_MS: u64 = 10_000;
-
 pub fn number(variable: &str, otherwise: usize) -> usize {
     let set = std::env::var(variable).ok().filter(|text| !text.is_empty());
     set.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
@@ -102,7 +100,8 @@ impl Storm {
 
 /// Two workers without failpoints finish what is left; then the checker.
 pub async fn judged(cell: &Cell, lives: Vec<Life>) -> Judged {
-    let (mut one, mut two) = (cell.launch().start().await, cell.launch().start().await);
+    let launch = cell.launch().set("WORKER_CONCURRENCY", 20);
+    let (mut one, mut two) = (launch.start().await, launch.start().await);
     let found = cell.judge().await;
     one.stop().await;
     two.stop().await;
@@ -168,7 +167,9 @@ pub fn report(results: &[Judged], took: Duration) {
         let (copies, cut) = (judged.found.letters - judged.found.distinct, held(&judged.lives));
         assert!(copies <= cut, "{copies} copies of letters, {cut} receipts cut short");
     }
+    // The lease is 10 s. What comes on top is LocalStack's tick of a second and the time until a worker polls, and both
+    // workers of the cell may be dead or starting, on a machine with other work.
     for (point, row) in &rows {
-        assert!(row.worst <= LEASE_MS + SLACK_MS, "redelivery after {point} took {} ms", row.worst);
+        assert!(u128::from(row.worst) <= LONG.as_millis(), "redelivery after {point} took {} ms", row.worst);
     }
 }

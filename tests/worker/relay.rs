@@ -18,6 +18,7 @@ pub enum Fate {
     /// Goes nowhere until the rule says otherwise.
     Hold,
     /// Is answered with 503 and goes nowhere.
+    #[allow(dead_code)] // by `tests/kill`, which shares this file
     Refuse,
     /// Is carried out, but its reply is lost: the connection breaks instead.
     LoseReply,
