@@ -24,6 +24,11 @@ fn main() -> ExitCode {
     if task == Task::ExtractChild {
         return process::extract::child_main(); // before any configuration, client or thread
     }
+    #[cfg(feature = "failpoints")]
+    if let Err(mistake) = quittance::failpoint::arm() {
+        eprintln!("{mistake}");
+        return ExitCode::from(exit::EX_CONFIG);
+    }
     let config = match WorkerConfig::from_args(&args, &Surroundings::of_process()) {
         Ok(config) => config,
         Err(mistakes) => {

@@ -100,6 +100,7 @@ impl Receiver {
                 Ok(Ok(messages)) => {
                     failures = 0;
                     if !messages.is_empty() {
+                        failpoint!(AfterReceive);
                         let leases = self.intake.admit(messages, seats, sent).await;
                         if stop.is_cancelled() {
                             return self.give_back(leases, polling).await;
