@@ -133,7 +133,7 @@ async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) 
         Ok(Err(QueueError::Missing(_))) => Err(CannotStart::missing(format!(
             "{variable}: there is no queue {url}; check the URL, the region and the account"
         ))),
-        Ok(Err(error @ (QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
+        Ok(Err(error @ (QueueError::Denied(_) | QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
             Err(CannotStart::missing(format!("{variable}: queue {url} cannot be reached: {error}")))
         }
         Err(_) => Err(CannotStart::missing(format!("{variable}: queue {url} did not answer within {LOOK_LIMIT:?}"))),
