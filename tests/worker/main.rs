@@ -16,6 +16,7 @@ mod world;
 mod body_shapes;
 mod crash;
 mod dead_letters;
+mod faults;
 mod keys;
 mod main_job;
 mod outage;

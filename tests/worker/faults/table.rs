@@ -384,7 +384,8 @@ pub fn rows(all: bool) -> Vec<Row> {
     let positions = [Position::First, Position::Nth, Position::While];
     let mut rows = Vec::new();
     for (o, op) in OPS.into_iter().enumerate() {
-        for (c, class) in CLASSES.into_iter().enumerate() {
+        let mut turn = o; // each operation begins elsewhere
+        for class in CLASSES {
             let of = |position| Row { op, class, position };
             let possible: Vec<Row> = positions.map(of).into_iter().filter(|row| row.fate().is_some()).collect();
             let past = Some(of(Position::PastTheLease)).filter(|row| row.fate().is_some());
@@ -393,8 +394,11 @@ pub fn rows(all: bool) -> Vec<Row> {
                 rows.extend(past);
                 continue;
             }
-            if !possible.is_empty() && (is_on_the_main_road(op) || (o + c).is_multiple_of(3)) {
-                rows.push(possible[(o + c / 3) % possible.len()]);
+            if !possible.is_empty() {
+                turn += 1;
+                if is_on_the_main_road(op) || turn.is_multiple_of(3) {
+                    rows.push(possible[turn / 3 % possible.len()]);
+                }
             }
             rows.extend(past.filter(|_| class == Class::Internal));
         }
