@@ -6,8 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration as Notify};
 use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
 use futures_util::StreamExt as _;
-use quittance::queue::sqs;
-use quittance::store::s3;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -81,7 +79,9 @@ impl World {
     async fn beside(name: &str, search: Search) -> Self {
         assert!(std::env::var_os("AWS_ENDPOINT_URL").is_some(), "AWS_ENDPOINT_URL must name the local stack");
         let aws = quittance::aws::load().await;
-        let (sqs, s3) = (sqs::settling_client(&aws), s3::client(&aws));
+        // Not the worker's own clients: their timeouts are for a worker, and a busy stack is slow to make a queue.
+        let s3 = aws_sdk_s3::config::Builder::from(&aws).force_path_style(true).build();
+        let (sqs, s3) = (aws_sdk_sqs::Client::new(&aws), aws_sdk_s3::Client::from_conf(s3));
         let world = Self {
             dlq: queue(&sqs, &format!("{name}-dlq"), &[("MessageRetentionPeriod", "1209600")]).await,
             queue: queue(&sqs, name, &[("VisibilityTimeout", "60")]).await,
