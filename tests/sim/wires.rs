@@ -27,17 +27,20 @@ pub struct Asking {
     pub number: usize,
 }
 
-/// Where the wires are cut: before the service hears of the call, or after it has acted.
+/// Where the wires are cut: before the service hears of the call, or after it has acted. Or the caller's own code panics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
     Before,
     After,
+    Panics,
 }
 
 type Trap = Box<dyn FnMut(&Asking) -> Option<Cut> + Send>;
 
 /// All wires of one worker.
 pub struct Wires {
+    /// The incarnation whose wires they are.
+    pub run: String,
     cut: CancellationToken,
     trap: Mutex<Option<Trap>>,
     asked: Mutex<usize>,
@@ -46,8 +49,9 @@ pub struct Wires {
 }
 
 impl Wires {
-    pub fn new(books: Arc<Books>) -> Arc<Self> {
+    pub fn new(books: Arc<Books>, run: String) -> Arc<Self> {
         Arc::new(Self {
+            run,
             cut: CancellationToken::new(),
             trap: Mutex::default(),
             asked: Mutex::default(),
@@ -94,11 +98,13 @@ impl Wires {
             *asked - 1
         };
         let sprung = match &mut *self.trap.lock().unwrap() {
-            Some(trap) if !self.is_cut() => trap(&Asking { verb, place, number }),
+            Some(trap) if !self.is_cut() => trap(&Asking { verb, place: place.clone(), number }),
             Some(_) | None => None,
         };
-        if sprung == Some(Cut::Before) {
-            self.cut_now();
+        match sprung {
+            Some(Cut::Before) => self.cut_now(),
+            Some(Cut::Panics) => panic!("told to, before {verb} {place}"),
+            Some(Cut::After) | None => {}
         }
         tokio::select! {
             biased;
