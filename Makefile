@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test up down status fmt lint doc deny scripts unit real kill build-kill
+.PHONY: help demo test faults up down status fmt lint doc deny scripts unit real kill build-kill
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -15,6 +15,9 @@ demo: ## the main job on the local stack, shown and checked (ARGS=--count: count
 
 test: ## everything that must pass
 	@localstack/test.sh
+
+faults: ## the whole table of faults, every operation x error x position (make test runs a covering of it)
+	QUITTANCE_FAULTS=all $(STACK) exec -- cargo test --locked --test worker -- --include-ignored --nocapture faults
 
 up: ## a stack that stays, with queues and buckets, and three commands to try
 	@$(STACK) up
