@@ -345,7 +345,7 @@ const CASES: &[Case] = &[
         "the dlq forgets as early as the queue",
         |w| w.dlq().facts.retention = DAY * 4,
         &[(
-            Warn,
+            Fail,
             "retention",
             "queue 4 d, dlq 4 d",
             r#"/files-dlq' --attributes '{"MessageRetentionPeriod":"1209600"}'"#,
@@ -354,7 +354,7 @@ const CASES: &[Case] = &[
     (
         "the queue keeps messages as long as a dlq can",
         |w| w.queue.facts.retention = DAY * 14,
-        &[(Warn, "retention", "queue 14 d, dlq 14 d", r#"/files' --attributes '{"MessageRetentionPeriod":"345600"}'"#)],
+        &[(Fail, "retention", "queue 14 d, dlq 14 d", r#"/files' --attributes '{"MessageRetentionPeriod":"345600"}'"#)],
     ),
     (
         "the lease is too short",

@@ -1,19 +1,20 @@
 //! Rows of the fault catalogue (§3.2 SQS, §3.3 S3; `tests/faults.md`) that no file of a promise shows by itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use quittance::outcome::{Outcome, RetryReason};
 use quittance::queue::{Queue as _, SQS_MAX_MESSAGE_BYTES};
 use quittance::retry::Backoff;
 use quittance::store::StoreError;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::dead_letter::note;
 use crate::sim::bench::{BENCH, Bench, judged};
 use crate::sim::reader::Act;
 use crate::sim::{
-    ModelQueue, QueueAnswer, QueueAsk, QueueSettings, RESULTS, Rule, SOURCE, Setup, Site, StaleDelete, Verb, World,
-    history, record_key, until,
+    Cut, ModelQueue, QueueAnswer, QueueAsk, QueueSettings, RESULTS, Record, Rule, SOURCE, Setup, Site, StaleDelete,
+    Verb, World, document_id, history, record_key, s3_event, until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -162,4 +163,56 @@ async fn q8_a_receipt_that_expired_before_its_delete_is_booked_as_lost_and_the_m
     assert_eq!((history::delete_batches(&site.world.queue, BENCH), site.world.queue.live().len()), (vec![1], 1));
     assert_eq!(site.world.queue.facts().await.unwrap().in_flight, 1);
     assert_eq!(site.drain(&Setup::default()).await.done, 1);
+}
+
+/// A settler that is gone would hold its messages for ever by nobody: the process must end instead.
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_settler_ends_the_worker_and_loses_nothing() {
+    for verb in ["delete", "change"] {
+        let site = Site::new(10);
+        site.reader.plan("a.txt", [Act::Takes(30 * SECOND), Act::Reads]);
+        site.world.upload("a.txt", "text", 1);
+        let worker = site.start("w", &Setup::default());
+        worker.wires.cut_at(move |asking| (asking.verb == verb).then_some(Cut::Panics));
+        let (wires, began) = (Arc::clone(&worker.wires), Instant::now());
+        let end = worker.ended().await;
+        assert!(end.is_err_and(|broken| broken.to_string().contains("panic")), "{verb}");
+        assert!(began.elapsed() < 40 * SECOND, "{verb}: it went on without a settler for {:?}", began.elapsed());
+        wires.cut_now(); // the process is gone
+        assert_eq!(site.world.queue.live().len(), 1, "{verb}");
+        assert_eq!(site.drain(&Setup::default()).await.done, 1, "{verb}");
+        assert_eq!(history::in_step(&site.world, &["a.txt"]), Ok(()), "{verb}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b12_of_two_puts_told_in_the_wrong_order_the_second_stands() {
+    let site = Site::new(12);
+    let older = site.world.store.put_object(SOURCE, "a.txt", "old text");
+    site.world.upload("a.txt", "new text", 2);
+    site.drain_as("first", &Setup::default()).await;
+    site.world.queue.put(s3_event(&[Record::created(SOURCE, "a.txt", &older, 1)]));
+    let line = site.drain(&Setup::default()).await;
+    assert_eq!((line.received, line.superseded), (1, 1));
+    assert_eq!(history::in_step(&site.world, &["a.txt"]), Ok(()));
+}
+
+/// The event of a PUT may come long after that of the removal; a hard delete would be forgotten by then.
+#[tokio::test(start_paused = true)]
+async fn b13_what_was_removed_does_not_rise_again_thirteen_days_later() {
+    for wait in [0, 90, 13 * 86_400] {
+        let site = Site::new(13);
+        let head = site.world.store.put_object(SOURCE, "a.txt", "text");
+        site.world.remove("a.txt", 2);
+        site.drain_as("first", &Setup::default()).await;
+        let removed = || site.world.search.document(&document_id("a.txt")).unwrap();
+        assert_eq!(removed().source["deleted"], true);
+        let before = removed();
+        sleep(wait * SECOND).await;
+        site.world.queue.put(s3_event(&[Record::created(SOURCE, "a.txt", &head, 1)]));
+        let line = site.drain(&Setup::default()).await;
+        assert_eq!((line.received, line.superseded), (1, 1), "{wait} s");
+        assert_eq!(removed(), before, "{wait} s");
+        assert_eq!(history::in_step(&site.world, &["a.txt"]), Ok(()), "{wait} s");
+    }
 }

@@ -32,6 +32,8 @@ pub struct Asking {
 pub enum Cut {
     Before,
     After,
+    /// Not cut: the worker's own code panics in this call.
+    Panics,
 }
 
 type Trap = Box<dyn FnMut(&Asking) -> Option<Cut> + Send>;
@@ -117,11 +119,13 @@ impl Wires {
             *asked - 1
         };
         let sprung = match &mut *self.trap.lock().unwrap() {
-            Some(trap) if !self.is_cut() => trap(&Asking { verb, place, number }),
+            Some(trap) if !self.is_cut() => trap(&Asking { verb, place: place.clone(), number }),
             Some(_) | None => None,
         };
-        if sprung == Some(Cut::Before) {
-            self.cut_now();
+        match sprung {
+            Some(Cut::Before) => self.cut_now(),
+            Some(Cut::Panics) => panic!("told to panic in {verb} {place}"),
+            Some(Cut::After) | None => {}
         }
         tokio::select! {
             biased;

@@ -301,6 +301,11 @@ impl Worker {
         line
     }
 
+    /// Waits for an end that nobody asked for.
+    pub async fn ended(self) -> Result<BooksLine, SettlerBroken> {
+        self.run.await.unwrap()
+    }
+
     /// Asks for the end without waiting for it.
     pub fn ask_to_stop(&self) {
         self.stop.ask("the test");
