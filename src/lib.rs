@@ -36,6 +36,7 @@ pub mod breaker;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod crash_loop;
 pub mod dead_letter;
 pub mod events;
 pub mod gate;

@@ -1,6 +1,5 @@
 //! Rows of the fault catalogue (§3.2 SQS, §3.3 S3; `tests/faults.md`) that no file of a promise shows by itself.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use quittance::outcome::{Outcome, RetryReason};
@@ -13,8 +12,8 @@ use crate::dead_letter::note;
 use crate::sim::bench::{BENCH, Bench, judged};
 use crate::sim::reader::Act;
 use crate::sim::{
-    Cut, ModelQueue, QueueAnswer, QueueAsk, QueueSettings, RESULTS, Record, Rule, SOURCE, Setup, Site, StaleDelete,
-    Verb, World, document_id, history, record_key, s3_event, until,
+    ModelQueue, QueueAnswer, QueueAsk, QueueSettings, RESULTS, Record, Rule, SOURCE, Setup, Site, StaleDelete, Verb,
+    World, document_id, history, record_key, s3_event, until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -163,26 +162,6 @@ async fn q8_a_receipt_that_expired_before_its_delete_is_booked_as_lost_and_the_m
     assert_eq!((history::delete_batches(&site.world.queue, BENCH), site.world.queue.live().len()), (vec![1], 1));
     assert_eq!(site.world.queue.facts().await.unwrap().in_flight, 1);
     assert_eq!(site.drain(&Setup::default()).await.done, 1);
-}
-
-/// A settler that is gone would hold its messages for ever by nobody: the process must end instead.
-#[tokio::test(start_paused = true)]
-async fn a_panic_of_the_settler_ends_the_worker_and_loses_nothing() {
-    for verb in ["delete", "change"] {
-        let site = Site::new(10);
-        site.reader.plan("a.txt", [Act::Takes(30 * SECOND), Act::Reads]);
-        site.world.upload("a.txt", "text", 1);
-        let worker = site.start("w", &Setup::default());
-        worker.wires.cut_at(move |asking| (asking.verb == verb).then_some(Cut::Panics));
-        let (wires, began) = (Arc::clone(&worker.wires), Instant::now());
-        let end = worker.ended().await;
-        assert!(end.is_err_and(|broken| broken.to_string().contains("panic")), "{verb}");
-        assert!(began.elapsed() < 40 * SECOND, "{verb}: it went on without a settler for {:?}", began.elapsed());
-        wires.cut_now(); // the process is gone
-        assert_eq!(site.world.queue.live().len(), 1, "{verb}");
-        assert_eq!(site.drain(&Setup::default()).await.done, 1, "{verb}");
-        assert_eq!(history::in_step(&site.world, &["a.txt"]), Ok(()), "{verb}");
-    }
 }
 
 #[tokio::test(start_paused = true)]

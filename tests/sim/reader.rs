@@ -34,6 +34,7 @@ pub enum Act {
 pub struct Reader {
     script: Mutex<BTreeMap<String, VecDeque<Act>>>,
     begun: Mutex<Vec<(String, Instant)>>,
+    ended: Mutex<Vec<(String, Instant)>>,
 }
 
 impl Reader {
@@ -52,11 +53,29 @@ impl Reader {
         self.begun.lock().unwrap().len()
     }
 
+    /// From when to when this file was in work, for each time that has ended.
+    pub fn spans(&self, file_name: &str) -> Vec<(Instant, Instant)> {
+        let of = |times: &Mutex<Vec<(String, Instant)>>| {
+            let times = times.lock().unwrap();
+            times.iter().filter(|(name, _)| name == file_name).map(|(_, at)| *at).collect::<Vec<_>>()
+        };
+        of(&self.begun).into_iter().zip(of(&self.ended)).collect()
+    }
+
     fn next(&self, file_name: &str) -> Act {
         self.begun.lock().unwrap().push((file_name.to_owned(), Instant::now()));
         let mut script = self.script.lock().unwrap();
         let Some(acts) = script.get_mut(file_name) else { return Act::Reads };
         if acts.len() > 1 { acts.pop_front().unwrap() } else { acts.front().cloned().unwrap_or(Act::Reads) }
+    }
+}
+
+/// Says when the work on a file is over, however it ends.
+struct Ends<'a>(&'a Reader, &'a str);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.ended.lock().unwrap().push((self.1.to_owned(), Instant::now()));
     }
 }
 
@@ -82,7 +101,9 @@ impl Extract for Reader {
         let text = String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned();
         let read = Extraction { mime_type: "text/plain".into(), content: Some(text), ..Extraction::default() };
         tokio::task::yield_now().await;
-        match self.next(&hints.file_name) {
+        let act = self.next(&hints.file_name);
+        let _ends = Ends(self, &hints.file_name);
+        match act {
             Act::Reads => Ok(read),
             Act::Takes(time) => {
                 tokio::time::sleep(time).await;

@@ -27,12 +27,11 @@ pub struct Asking {
     pub number: usize,
 }
 
-/// Where the wires are cut: before the service hears of the call, or after it has acted.
+/// Where the wires are cut: before the service hears of the call, or after it has acted. Or the caller's own code panics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
     Before,
     After,
-    /// Not cut: the worker's own code panics in this call.
     Panics,
 }
 
@@ -40,6 +39,8 @@ type Trap = Box<dyn FnMut(&Asking) -> Option<Cut> + Send>;
 
 /// All wires of one worker.
 pub struct Wires {
+    /// The incarnation whose wires they are.
+    pub run: String,
     cut: CancellationToken,
     trap: Mutex<Option<Trap>>,
     asked: Mutex<usize>,
@@ -57,8 +58,9 @@ struct Most {
 }
 
 impl Wires {
-    pub fn new(books: Arc<Books>) -> Arc<Self> {
+    pub fn new(books: Arc<Books>, run: String) -> Arc<Self> {
         Arc::new(Self {
+            run,
             cut: CancellationToken::new(),
             trap: Mutex::default(),
             asked: Mutex::default(),
@@ -124,7 +126,7 @@ impl Wires {
         };
         match sprung {
             Some(Cut::Before) => self.cut_now(),
-            Some(Cut::Panics) => panic!("told to panic in {verb} {place}"),
+            Some(Cut::Panics) => panic!("told to, before {verb} {place}"),
             Some(Cut::After) | None => {}
         }
         tokio::select! {
