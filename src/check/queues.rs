@@ -172,7 +172,7 @@ fn retention(subject: &Subject<'_>, main: &QueueFacts, dlq: &QueueFacts) -> Find
         // The DLQ cannot have more than 14 days: the queue must have less.
         _ => lengthen(subject.queue, 345_600),
     };
-    Finding::warn(name, &evidence, &fix)
+    Finding::fail(name, &evidence, &fix)
 }
 
 fn lease(subject: &Subject<'_>, main: &QueueFacts) -> Finding {

@@ -107,26 +107,35 @@ pub fn no_write_without_a_lease(world: &World, who: &str, visibility: Duration) 
     seen
 }
 
-/// At no poll could `who` hold more messages than `limit`: what SQS has not answered for is in flight.
+/// At no poll could `who` hold more messages than `limit`: what SQS has not answered for is in flight, and so is what a
+/// poll that is under way may bring. Returns the most it could hold.
 pub fn within_the_limit(queue: &ModelQueue, who: &str, limit: usize) -> usize {
-    let calls = queue.calls();
-    let mut most = 0;
-    for poll in calls.iter().filter(|call| *call.who == *who) {
-        let QueueAsk::Receive { max, .. } = poll.ask else { continue };
-        let mut in_flight: i64 = i64::try_from(max).unwrap();
-        for call in calls.iter().filter(|call| *call.who == *who) {
-            let Some((stamp, answer)) = &call.answered else { continue };
-            if stamp.order > poll.asked.order {
-                continue;
-            }
-            match (&call.ask, answer) {
-                (_, QueueAnswer::Received(messages)) => in_flight += i64::try_from(messages.len()).unwrap(),
-                (QueueAsk::Delete(_), QueueAnswer::Entries(replies)) => {
-                    in_flight -= replies.iter().filter(|reply| reply.is_ok()).count() as i64;
+    let mut steps: Vec<(u64, i64)> = Vec::new();
+    for call in queue.calls().into_iter().filter(|call| *call.who == *who) {
+        let answered = call.answered.as_ref().map(|(stamp, answer)| (stamp.order, answer));
+        match (&call.ask, answered) {
+            (QueueAsk::Receive { max, .. }, answered) => {
+                let max = i64::try_from(*max).unwrap();
+                steps.push((call.asked.order, max));
+                match answered {
+                    Some((order, QueueAnswer::Received(messages))) => {
+                        steps.push((order, i64::try_from(messages.len()).unwrap() - max));
+                    }
+                    Some((order, _)) => steps.push((order, -max)),
+                    None => {}
                 }
-                _ => {}
             }
+            // For runs without returns: only a delete gives room back.
+            (QueueAsk::Delete(_), Some((order, QueueAnswer::Entries(replies)))) => {
+                steps.push((order, -i64::try_from(replies.iter().filter(|reply| reply.is_ok()).count()).unwrap()));
+            }
+            _ => {}
         }
+    }
+    steps.sort_unstable();
+    let (mut in_flight, mut most) = (0, 0);
+    for (_, step) in steps {
+        in_flight += step;
         most = most.max(in_flight);
     }
     assert!(most <= i64::try_from(limit).unwrap(), "{most} in flight, of {limit}");

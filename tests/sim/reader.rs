@@ -15,6 +15,8 @@ pub enum Act {
     Reads,
     /// Read after this long.
     Takes(Duration),
+    /// Keeps its thread for this long of the wall's time, as a blocking call on an async thread does.
+    Blocks(Duration),
     /// Never answers.
     Hangs,
     /// The worker's own code panics.
@@ -44,6 +46,11 @@ impl Reader {
     /// How often this file was begun.
     pub fn works(&self, file_name: &str) -> usize {
         self.begun.lock().unwrap().iter().filter(|(name, _)| name == file_name).count()
+    }
+
+    /// How often files were begun, in all.
+    pub fn all_works(&self) -> usize {
+        self.begun.lock().unwrap().len()
     }
 
     /// From when to when this file was in work, for each time that has ended.
@@ -100,6 +107,10 @@ impl Extract for Reader {
             Act::Reads => Ok(read),
             Act::Takes(time) => {
                 tokio::time::sleep(time).await;
+                Ok(read)
+            }
+            Act::Blocks(time) => {
+                std::thread::sleep(time);
                 Ok(read)
             }
             Act::Hangs => std::future::pending().await,

@@ -52,6 +52,11 @@ pub struct Setup {
     pub on_missing: OnMissingObject,
     pub on_extraction_error: OnExtractionError,
     pub max_object_bytes: u64,
+    /// Buckets that may be read.
+    pub sources: Vec<&'static str>,
+    /// The client's request timeout to the index; the model has none of its own.
+    pub search_timeout: Option<Duration>,
+    pub seat: Seat,
 }
 
 impl Default for Setup {
@@ -68,6 +73,9 @@ impl Default for Setup {
             on_missing: OnMissingObject::DeadLetter,
             on_extraction_error: OnExtractionError::Index,
             max_object_bytes: 1 << 20,
+            sources: vec![SOURCE],
+            search_timeout: None,
+            seat: Seat::Here,
         }
     }
 }
@@ -207,12 +215,13 @@ impl Site {
         books: &Arc<Books>,
         lane: Option<Lane>,
     ) -> Processor {
+        let sources = setup.sources.iter().map(|name| Source { bucket: (*name).into(), prefix: String::new() });
         Processor {
             store: self.store(who, wires),
             extract: self.reader.clone(),
             side_path: Arc::new(SidePath { lane, parking: self.parking(who, wires), books: Arc::clone(books) }),
             clock: self.clock(),
-            wanted: Wanted::new(vec![Source { bucket: SOURCE.into(), prefix: String::new() }], RESULTS.into()),
+            wanted: Wanted::new(sources.collect(), RESULTS.into()),
             namespace: namespace(),
             results_bucket: RESULTS.into(),
             max_object_bytes: setup.max_object_bytes,
@@ -234,7 +243,8 @@ impl Site {
         let jitter = Arc::new(Jitter::seeded(self.world.seed));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
-            let search = Wired { wires: Arc::clone(&wires), port: self.world.search.seen_by(who) };
+            let search = self.world.search.seen_by(who).given_up_after(setup.search_timeout);
+            let search = Wired { wires: Arc::clone(&wires), port: search };
             let (new, driver) = Lane::new(Arc::new(search), Arc::clone(&jitter));
             replayer = setup.replay.then(|| Replayer {
                 store: self.store(who, &wires),
@@ -261,11 +271,11 @@ impl Site {
             books: Arc::clone(&books),
             jitter,
             store: self.store(who, &wires),
-            needed_buckets: vec![RESULTS.into(), SOURCE.into()],
+            needed_buckets: [RESULTS].iter().chain(&setup.sources).map(|name| (*name).to_owned()).collect(),
             concurrency: setup.concurrency,
             poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
             drain: setup.drain,
-            seat: Seat::Here,
+            seat: setup.seat,
         };
         let stop = Stop::default();
         let run = tokio::spawn(pipeline.run(stop.clone(), || {}));
@@ -295,7 +305,7 @@ impl Site {
 
     /// Until the queue holds nothing, within two hours.
     pub async fn until_empty(&self) {
-        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.live().is_empty()).await;
+        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.is_empty()).await;
     }
 }
 
@@ -318,15 +328,17 @@ impl Worker {
         assert_eq!(self.wires.complaint(), None, "{}: books during the run", self.who);
         assert!(line.balanced && line.in_flight == 0, "{}: {line:?}", self.who);
         let (mut received, mut deletes) = (0, 0);
-        for call in self.world.queue.calls().iter().filter(|call| *call.who == *self.who) {
-            match (&call.ask, &call.answered) {
-                (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
-                (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
-                    deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+        self.world.queue.with_calls(|calls| {
+            for call in calls.iter().filter(|call| *call.who == *self.who) {
+                match (&call.ask, &call.answered) {
+                    (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
+                    (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
+                        deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
+        });
         assert_eq!(line.received, received, "{}: received, by the books and by the queue", self.who);
         let booked = line.deleted + line.dead_lettered;
         assert!(booked <= deletes && deletes <= booked + line.lease_lost, "{}: {deletes} deletes, {line:?}", self.who);
