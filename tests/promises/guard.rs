@@ -214,7 +214,7 @@ async fn a_shutdown_at_any_instant_settles_each_receipt_once() {
         assert_eq!(line.deleted + line.returned, line.received, "at {instant} half seconds: {line:?}");
         assert_eq!(history::really_deleted(&site.world.queue).len() as u64, line.deleted, "at {instant} half seconds");
         history::durable_before_deleted(&site.world, "first");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
         cut_short += line.returned;
         let all_done = line.deleted == 3;
         // What was returned is there at once for the next.

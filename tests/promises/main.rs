@@ -22,6 +22,7 @@ mod outage;
 mod permits;
 mod settlement;
 mod side_path;
+mod simulation;
 mod starved;
 
 #[path = "../sim/mod.rs"]

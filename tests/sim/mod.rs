@@ -21,10 +21,14 @@ use tokio::time::Instant;
 pub mod bench;
 pub mod faults;
 pub mod history;
+pub mod judge;
+pub mod life;
 pub mod queue;
 pub mod reader;
 pub mod search;
 pub mod store;
+pub mod story;
+pub mod trial;
 pub mod wires;
 pub mod worker;
 

@@ -20,7 +20,7 @@ mod rules;
 mod words;
 
 use rules::{Held, State, check, check_batch};
-pub use words::{Effect, QueueAnswer, QueueAsk, QueueFaults, StaleDelete};
+pub use words::{Effect, QueueAnswer, QueueAsk, QueueFaults, QueueMemory, StaleDelete};
 
 /// What a queue is set up as.
 #[derive(Clone)]
@@ -121,19 +121,38 @@ impl ModelQueue {
         self.lock().held.values().all(|held| held.risen)
     }
 
+    /// Nothing is there, not even what was deleted and will be delivered once more.
+    pub fn holds_nothing(&self) -> bool {
+        self.lock().held.is_empty()
+    }
+
     /// Messages that nobody holds.
     pub fn visible(&self) -> usize {
         let now = Instant::now();
         self.lock().held.values().filter(|held| held.visible_from <= now).count()
     }
 
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<QueueAsk, QueueAnswer>> {
         self.lock().history.calls.clone()
     }
 
-    /// The same without a copy.
-    pub fn with_calls<T>(&self, look: impl FnOnce(&[Call<QueueAsk, QueueAnswer>]) -> T) -> T {
-        look(&self.lock().history.calls)
+    /// A look at everything the queue remembers, without a copy; it must not ask the queue for more meanwhile.
+    pub fn look<T>(&self, see: impl FnOnce(QueueMemory<'_>) -> T) -> T {
+        let state = self.lock();
+        let live = state.held.values().filter(|held| !held.risen).map(|held| (&held.id, &held.outgoing)).collect();
+        see(QueueMemory { calls: &state.history.calls, effects: &state.effects, live })
+    }
+
+    /// Forges the history, for tests of those who judge it.
+    pub fn forge(&self, change: impl FnOnce(&mut Vec<Call<QueueAsk, QueueAnswer>>, &mut Vec<(Stamp, Effect)>)) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        change(&mut state.history.calls, &mut state.effects);
     }
 
     pub fn effects(&self) -> Vec<(Stamp, Effect)> {
@@ -220,6 +239,7 @@ impl ModelQueue {
                 return Ok(taken);
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(next.map_or(deadline, |next| next.min(deadline))) => {}
             }
@@ -235,6 +255,8 @@ impl ModelQueue {
         let mut dead = Vec::new();
         let mut guard = self.lock();
         let state = &mut *guard;
+        let too_old = self.wall_ms().saturating_sub(u64::try_from(self.settings.retention.as_millis()).unwrap());
+        state.expire(too_old);
         state.ripen(now);
         let mut room = max.min(self.settings.in_flight_limit.saturating_sub(state.hidden(now, &self.settings)));
         if state.faults.short_receives && room > 1 {
@@ -300,8 +322,11 @@ impl Queue for ModelQueue {
         let (queue, max) = (self.clone(), max.get());
         let asked = self.ask(QueueAsk::Receive { max, wait, visibility }, |faults| &mut faults.receive);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move { queue.call(asked, queue.poll(max, wait, visibility), QueueAnswer::Received).await })
-            .await
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
+            queue.call(asked, queue.poll(max, wait, visibility), QueueAnswer::Received).await
+        })
+        .await
     }
 
     async fn delete(&self, handles: &[ReceiptHandle]) -> Result<Vec<EntryReply>, QueueError> {
@@ -311,7 +336,8 @@ impl Queue for ModelQueue {
         let (queue, handles) = (self.clone(), handles.to_vec());
         let asked = self.ask(QueueAsk::Delete(handles.clone()), |faults| &mut faults.delete);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check_batch(handles.len())?;
                 let mut state = queue.lock();
@@ -329,7 +355,8 @@ impl Queue for ModelQueue {
         let (queue, entries) = (self.clone(), entries.to_vec());
         let asked = self.ask(QueueAsk::Change(entries.clone()), |faults| &mut faults.change);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check_batch(entries.len())?;
                 let replies = {
@@ -348,7 +375,8 @@ impl Queue for ModelQueue {
         let (queue, message) = (self.clone(), message.clone());
         let asked = self.ask(QueueAsk::Send(message.clone()), |faults| &mut faults.send);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check(&message)?;
                 Ok(queue.put_message(message))
@@ -360,6 +388,9 @@ impl Queue for ModelQueue {
 
     async fn facts(&self) -> Result<QueueFacts, QueueError> {
         let asked = self.ask(QueueAsk::Facts, |faults| &mut faults.facts);
-        self.call(asked, async { Ok(self.facts_now()) }, QueueAnswer::Facts).await
+        let queue = self.clone();
+        let gone = || self.lock().history.gone(asked.0);
+        let act = async move { queue.call(asked, async { Ok(queue.facts_now()) }, QueueAnswer::Facts).await };
+        carry(false, gone, act).await
     }
 }

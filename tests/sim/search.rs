@@ -56,6 +56,12 @@ pub enum SearchAnswer {
     Failed(SearchError),
 }
 
+/// What an index remembers.
+pub struct SearchMemory<'a> {
+    pub calls: &'a [Call<SearchAsk, SearchAnswer>],
+    pub documents: &'a BTreeMap<DocumentId, Indexed>,
+}
+
 struct State {
     rng: Rng,
     faults: SearchFaults,
@@ -114,8 +120,29 @@ impl ModelSearch {
         self.lock().documents.clone()
     }
 
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<SearchAsk, SearchAnswer>> {
         self.lock().history.calls.clone()
+    }
+
+    /// A look at everything the index remembers, without a copy; it must not ask the index for more meanwhile.
+    pub fn look<T>(&self, see: impl FnOnce(SearchMemory<'_>) -> T) -> T {
+        let state = self.lock();
+        see(SearchMemory { calls: &state.history.calls, documents: &state.documents })
+    }
+
+    /// Forges history and documents, for tests of those who judge them.
+    pub fn forge(
+        &self,
+        change: impl FnOnce(&mut Vec<Call<SearchAsk, SearchAnswer>>, &mut BTreeMap<DocumentId, Indexed>),
+    ) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        change(&mut state.history.calls, &mut state.documents);
     }
 
     /// Never held across an await.
@@ -137,7 +164,8 @@ impl ModelSearch {
             (state.history.ask(&self.who, ask), drawn, state.faults.outlive_callers)
         };
         let search = self.clone();
-        let asked = carry(goes_on, async move {
+        let gone = || self.lock().history.gone(call);
+        let asked = carry(goes_on, gone, async move {
             let unavailable = |why: &str| Err(SearchError::Unavailable(why.into()));
             travel(drawn.there).await;
             let reply = match drawn.fate {

@@ -1,7 +1,7 @@
 //! The wires between a worker and its services: every call goes through one place, where it can be cut.
 //!
-//! Promises that a cut is a crash as the services see it: no later call arrives, no answer is heard, and a call under
-//! way ends or goes on as the model is set. What the dead worker still thinks reaches nobody.
+//! Promises that a cut is a crash as the services see it: no later call arrives, no answer is heard, and what was under
+//! way goes on at the services.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,7 @@ use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, Queue
 use quittance::store::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use super::life::Life;
 use super::{ModelQueue, ModelSearch, ModelStore};
 
 /// A call that is about to be made: its verb, and `bucket/key` where it names an object.
@@ -45,6 +46,7 @@ pub struct Wires {
     trap: Mutex<Option<Trap>>,
     asked: Mutex<usize>,
     books: Arc<Books>,
+    life: Option<Arc<Life>>,
     complaint: Mutex<Option<String>>,
     most: Mutex<Most>,
 }
@@ -58,13 +60,20 @@ struct Most {
 }
 
 impl Wires {
+    /// Wires of somebody who cannot die.
     pub fn new(books: Arc<Books>, run: String) -> Arc<Self> {
+        Self::of(books, run, None)
+    }
+
+    /// A cut ends this life.
+    pub fn of(books: Arc<Books>, run: String, life: Option<Arc<Life>>) -> Arc<Self> {
         Arc::new(Self {
             run,
             cut: CancellationToken::new(),
             trap: Mutex::default(),
             asked: Mutex::default(),
             books,
+            life,
             complaint: Mutex::default(),
             most: Mutex::default(),
         })
@@ -76,15 +85,19 @@ impl Wires {
     }
 
     pub fn cut_now(&self) {
+        if let Some(life) = &self.life {
+            life.kill();
+        }
         self.cut.cancel();
+    }
+
+    /// Takes a trap away that has not sprung.
+    pub fn no_trap(&self) {
+        *self.trap.lock().unwrap() = None;
     }
 
     pub fn is_cut(&self) -> bool {
         self.cut.is_cancelled()
-    }
-
-    pub async fn until_cut(&self) {
-        self.cut.cancelled().await;
     }
 
     /// Calls so far.

@@ -83,6 +83,21 @@ impl State {
         }
     }
 
+    /// The queue's retention, from the first send on.
+    pub(super) fn expire(&mut self, too_old_ms: u64) {
+        // Those that SQS itself moved here may be older than what came before them.
+        if self.held.values().all(|held| held.sent_at_ms >= too_old_ms) {
+            return;
+        }
+        let expired: Vec<u64> =
+            self.held.iter().filter(|(_, held)| held.sent_at_ms < too_old_ms).map(|(number, _)| *number).collect();
+        for number in expired {
+            if let Some(held) = self.held.remove(&number) {
+                self.note(Effect::Expired(held.id));
+            }
+        }
+    }
+
     /// When there may be more than there is now.
     pub(super) fn next_ripe(&self) -> Option<Instant> {
         self.ripening.first().map(|(from, _)| *from)
@@ -100,10 +115,11 @@ impl State {
         let now = Instant::now();
         let early = chance(&mut self.rng, self.faults.redeliver_early);
         let again_from = early.then(|| now + between(&mut self.rng, (Duration::ZERO, visibility)));
+        let others = if chance(&mut self.rng, self.faults.miscount) { self.rng.u32(1..=3) } else { 0 };
         let handle = format!("handle-{}-{:016x}", self.handles.len(), self.rng.u64(..));
         self.handles.insert(handle.clone(), number);
         let held = self.held.get_mut(&number).unwrap();
-        held.count += 1;
+        held.count += 1 + others;
         held.visible_from = now + visibility;
         held.again_from = again_from;
         held.receipt = Some((handle.clone(), now));
@@ -140,7 +156,12 @@ impl State {
         };
         let Some(held) = self.held.get_mut(&number) else { return Ok(()) }; // deleted before: SQS says yes
         let current = held.receipt.as_ref().is_some_and(|(current, _)| *current == handle.0);
-        if !current && self.faults.stale_delete == StaleDelete::Ignored {
+        let deletes = match self.faults.stale_delete {
+            StaleDelete::Deletes => true,
+            StaleDelete::Ignored => false,
+            StaleDelete::Either => self.rng.bool(),
+        };
+        if !current && !deletes {
             return Ok(());
         }
         let id = held.id.clone();
