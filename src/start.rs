@@ -13,6 +13,7 @@ use crate::attempts::AttemptsLog;
 use crate::books::Books;
 use crate::clock::{LeaseClock, SystemClock, WallClock};
 use crate::config::{OpenSearchAuth, OpenSearchConfig, WorkerConfig, exit};
+use crate::crash_loop::CrashLoop;
 use crate::dead_letter::DeadLetters;
 use crate::events::{self, Event};
 use crate::gate::Gate;
@@ -37,8 +38,9 @@ use crate::store::{Store, StoreError};
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_CONNECT: Duration = Duration::from_secs(2);
-/// One look at a queue or bucket at start.
-const LOOK_LIMIT: Duration = Duration::from_secs(15);
+/// One look at a queue or bucket at start; longer than the clients' own limit of a call (30 s for a bucket), so that one
+/// answer that does not come is asked for again.
+const LOOK_LIMIT: Duration = Duration::from_secs(32);
 
 /// Why a worker does not start: one line for the operator, and the exit code.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -133,7 +135,7 @@ async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) 
         Ok(Err(QueueError::Missing(_))) => Err(CannotStart::missing(format!(
             "{variable}: there is no queue {url}; check the URL, the region and the account"
         ))),
-        Ok(Err(error @ (QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
+        Ok(Err(error @ (QueueError::Denied(_) | QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
             Err(CannotStart::missing(format!("{variable}: queue {url} cannot be reached: {error}")))
         }
         Err(_) => Err(CannotStart::missing(format!("{variable}: queue {url} did not answer within {LOOK_LIMIT:?}"))),
@@ -164,7 +166,8 @@ pub struct Worker {
 }
 
 /// Looks at what is needed and builds the pipeline.
-pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, CannotStart> {
+/// `run_id`: of this incarnation, as in its log lines.
+pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Result<Worker, CannotStart> {
     let queues = find_queues(config, &sqs::settling_client(aws)).await?;
     let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
     look_at_bucket("S3_BUCKET", &config.results_bucket, store.as_ref()).await?;
@@ -230,11 +233,21 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, Ca
         index: config.opensearch.as_ref().map(|search| search.index.clone()),
         concurrency: config.concurrency,
     };
+    let attempts = |store| AttemptsLog {
+        store,
+        bucket: config.results_bucket.clone(),
+        namespace: config.namespace.clone(),
+        clock: Arc::clone(&clock),
+        run: run_id.to_owned(),
+    };
+    let marks = attempts(Arc::clone(&store));
+    let crash_loop = CrashLoop::new(marks, queues.facts.max_receive_count, config.visibility);
     let pipeline = Pipeline {
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
-        desk: desk(config, aws, queues, &clock, &books),
+        desk: desk(config, aws, queues, attempts, &clock, &books),
         processor: Arc::new(processor),
         gate: Arc::new(Gate::new(Arc::clone(&jitter))),
+        crash_loop: Arc::new(crash_loop),
         lane: drive,
         replayer,
         books,
@@ -254,6 +267,7 @@ fn desk(
     config: &WorkerConfig,
     aws: &SdkConfig,
     queues: Queues,
+    attempts: impl FnOnce(Arc<dyn Store>) -> AttemptsLog,
     clock: &Arc<dyn WallClock>,
     books: &Arc<Books>,
 ) -> Desk {
@@ -268,12 +282,7 @@ fn desk(
             bucket: config.results_bucket.clone(),
             clock: Arc::clone(clock),
         },
-        attempts: AttemptsLog {
-            store,
-            bucket: config.results_bucket.clone(),
-            namespace: config.namespace.clone(),
-            clock: Arc::clone(clock),
-        },
+        attempts: attempts(store),
         books: Arc::clone(books),
         rules: Rules {
             max_attempts: config.max_attempts,

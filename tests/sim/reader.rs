@@ -15,6 +15,8 @@ pub enum Act {
     Reads,
     /// Read after this long.
     Takes(Duration),
+    /// Keeps its thread for this long of the wall's time, as a blocking call on an async thread does.
+    Blocks(Duration),
     /// Never answers.
     Hangs,
     /// The worker's own code panics.
@@ -32,6 +34,7 @@ pub enum Act {
 pub struct Reader {
     script: Mutex<BTreeMap<String, VecDeque<Act>>>,
     begun: Mutex<Vec<Begun>>,
+    ended: Mutex<Vec<(String, Instant)>>,
 }
 
 /// A file that somebody began to read, and what happened to it.
@@ -65,6 +68,18 @@ impl Reader {
         self.begun.lock().unwrap().clone()
     }
 
+    /// How often files were begun, in all.
+    pub fn all_works(&self) -> usize {
+        self.begun.lock().unwrap().len()
+    }
+
+    /// From when to when this file was in work, for each time that has ended.
+    pub fn spans(&self, file_name: &str) -> Vec<(Instant, Instant)> {
+        let begun = self.begun().into_iter().filter(|begun| begun.file_name == file_name).map(|begun| begun.at);
+        let ended = self.ended.lock().unwrap().clone();
+        begun.zip(ended.into_iter().filter(|(name, _)| name == file_name).map(|(_, at)| at)).collect()
+    }
+
     fn next(&self, file_name: &str) -> Act {
         let mut script = self.script.lock().unwrap();
         let act = match script.get_mut(file_name) {
@@ -75,6 +90,15 @@ impl Reader {
         let begun = Begun { file_name: file_name.to_owned(), at: Instant::now(), act: act.clone() };
         self.begun.lock().unwrap().push(begun);
         act
+    }
+}
+
+/// Says when the work on a file is over, however it ends.
+struct Ends<'a>(&'a Reader, &'a str);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.ended.lock().unwrap().push((self.1.to_owned(), Instant::now()));
     }
 }
 
@@ -100,10 +124,16 @@ impl Extract for Reader {
         let text = String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned();
         let read = Extraction { mime_type: "text/plain".into(), content: Some(text), ..Extraction::default() };
         tokio::task::yield_now().await;
-        match self.next(&hints.file_name) {
+        let act = self.next(&hints.file_name);
+        let _ends = Ends(self, &hints.file_name);
+        match act {
             Act::Reads => Ok(read),
             Act::Takes(time) => {
                 tokio::time::sleep(time).await;
+                Ok(read)
+            }
+            Act::Blocks(time) => {
+                std::thread::sleep(time);
                 Ok(read)
             }
             Act::Hangs => std::future::pending().await,

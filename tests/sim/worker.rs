@@ -3,6 +3,7 @@
 //! Promises that the books are looked at before every call and at the end, and compared with what the queue itself
 //! remembers; a test that asks for nothing still asks for that (P10).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use quittance::attempts::AttemptsLog;
 use quittance::books::{Books, BooksLine};
 use quittance::clock::WallClock;
 use quittance::config::{OnExtractionError, OnMissingObject, TenantFrom};
+use quittance::crash_loop::CrashLoop;
 use quittance::dead_letter::DeadLetters;
 use quittance::gate::Gate;
 use quittance::index::SidePath;
@@ -17,7 +19,7 @@ use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
 use quittance::index::replay::Replayer;
 use quittance::message::s3_event::{Source, Wanted};
-use quittance::message::{DocumentId, Namespace};
+use quittance::message::{DocumentId, MessageId, Namespace};
 use quittance::outcome::Rules;
 use quittance::pipeline::{Pipeline, Seat};
 use quittance::process::Processor;
@@ -54,6 +56,11 @@ pub struct Setup {
     pub on_missing: OnMissingObject,
     pub on_extraction_error: OnExtractionError,
     pub max_object_bytes: u64,
+    /// Buckets that may be read.
+    pub sources: Vec<&'static str>,
+    /// The client's request timeout to the index; the model has none of its own.
+    pub search_timeout: Option<Duration>,
+    pub seat: Seat,
 }
 
 impl Default for Setup {
@@ -70,6 +77,9 @@ impl Default for Setup {
             on_missing: OnMissingObject::DeadLetter,
             on_extraction_error: OnExtractionError::Index,
             max_object_bytes: 1 << 20,
+            sources: vec![SOURCE],
+            search_timeout: None,
+            seat: Seat::Here,
         }
     }
 }
@@ -94,6 +104,7 @@ pub struct Site {
     pub restless: Option<f64>,
     lines: Arc<Mutex<Vec<Told>>>,
     temp: tempfile::TempDir,
+    incarnations: AtomicUsize,
     _listening: tracing::subscriber::DefaultGuard,
 }
 
@@ -112,8 +123,14 @@ impl Site {
             restless: None,
             lines,
             temp: tempfile::tempdir().unwrap(),
+            incarnations: AtomicUsize::new(0),
             _listening: listening,
         }
+    }
+
+    /// Of a worker that is about to start: never the same twice.
+    pub fn next_run(&self, who: &str) -> String {
+        format!("{who}-{}", self.incarnations.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The facts of this name, in order.
@@ -132,6 +149,24 @@ impl Site {
         let word = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
         let lines = self.lines("message_settled");
         lines.iter().map(|line| format!("{}/{}", word(line, "outcome"), word(line, "settlement"))).collect()
+    }
+
+    /// Of a message; as it lies in the store.
+    pub fn attempts_of(&self, message: &MessageId) -> Option<Value> {
+        let key = quittance::store::layout::attempts(&namespace(), message);
+        self.world.store.object(RESULTS, &key).map(|object| serde_json::from_slice(&object.body).unwrap())
+    }
+
+    /// Attempts records that hold something against their message: a failure or a mark.
+    pub fn troubles(&self) -> Vec<String> {
+        let records = self.world.store.keys(RESULTS, "attempts/").into_iter();
+        let told =
+            records.map(|key| String::from_utf8(self.world.store.object(RESULTS, &key).unwrap().body.into()).unwrap());
+        told.filter(|body| {
+            let record: Value = serde_json::from_str(body).unwrap();
+            record["failed"] != 0 || record["begun"].is_array()
+        })
+        .collect()
     }
 
     fn store(&self, who: &str, wires: &Arc<Wires>) -> Arc<dyn Store> {
@@ -155,12 +190,7 @@ impl Site {
                 bucket: RESULTS.into(),
                 clock: self.clock(),
             },
-            attempts: AttemptsLog {
-                store: self.store(who, wires),
-                bucket: RESULTS.into(),
-                namespace: namespace(),
-                clock: self.clock(),
-            },
+            attempts: self.attempts(who, wires),
             books: Arc::clone(books),
             rules: Rules {
                 max_attempts: setup.max_attempts,
@@ -174,6 +204,20 @@ impl Site {
         }
     }
 
+    fn attempts(&self, who: &str, wires: &Arc<Wires>) -> AttemptsLog {
+        AttemptsLog {
+            store: self.store(who, wires),
+            bucket: RESULTS.into(),
+            namespace: namespace(),
+            clock: self.clock(),
+            run: wires.run.clone(),
+        }
+    }
+
+    pub fn crash_loop(&self, who: &str, setup: &Setup, wires: &Arc<Wires>) -> CrashLoop {
+        CrashLoop::new(self.attempts(who, wires), setup.max_receive_count, setup.visibility)
+    }
+
     /// The critical path without a side path of its own (`lane`: the way into the index).
     pub fn processor(
         &self,
@@ -183,12 +227,13 @@ impl Site {
         books: &Arc<Books>,
         lane: Option<Lane>,
     ) -> Processor {
+        let sources = setup.sources.iter().map(|name| Source { bucket: (*name).into(), prefix: String::new() });
         Processor {
             store: self.store(who, wires),
             extract: self.reader.clone(),
             side_path: Arc::new(SidePath { lane, parking: self.parking(who, wires), books: Arc::clone(books) }),
             clock: self.clock(),
-            wanted: Wanted::new(vec![Source { bucket: SOURCE.into(), prefix: String::new() }], RESULTS.into()),
+            wanted: Wanted::new(sources.collect(), RESULTS.into()),
             namespace: namespace(),
             results_bucket: RESULTS.into(),
             max_object_bytes: setup.max_object_bytes,
@@ -208,11 +253,12 @@ impl Site {
         let books = Arc::new(Books::default());
         let seed = self.world.seed ^ self.restless.map_or(0, |_| of_name(who));
         let life = Life::new(who, self.world.ticks.clone(), seed, self.restless.unwrap_or(0.0));
-        let wires = Wires::of(Arc::clone(&books), Some(Arc::clone(&life)));
+        let wires = Wires::of(Arc::clone(&books), self.next_run(who), Some(Arc::clone(&life)));
         let jitter = Arc::new(Jitter::seeded(seed));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
-            let search = Wired { wires: Arc::clone(&wires), port: self.world.search.seen_by(who) };
+            let search = self.world.search.seen_by(who).given_up_after(setup.search_timeout);
+            let search = Wired { wires: Arc::clone(&wires), port: search };
             let (new, driver) = Lane::new(Arc::new(search), Arc::clone(&jitter));
             replayer = setup.replay.then(|| Replayer {
                 store: self.store(who, &wires),
@@ -227,21 +273,23 @@ impl Site {
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
         }
         let gate = Arc::new(Gate::new(Arc::clone(&jitter)));
+        let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
             desk: self.desk(who, setup, &wires, &books),
             processor: Arc::new(self.processor(who, setup, &wires, &books, lane)),
             gate: Arc::clone(&gate),
+            crash_loop,
             lane: drive,
             replayer,
             books: Arc::clone(&books),
             jitter,
             store: self.store(who, &wires),
-            needed_buckets: vec![RESULTS.into(), SOURCE.into()],
+            needed_buckets: [RESULTS].iter().chain(&setup.sources).map(|name| (*name).to_owned()).collect(),
             concurrency: setup.concurrency,
             poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
             drain: setup.drain,
-            seat: Seat::Here,
+            seat: setup.seat,
         };
         let stop = Stop::default();
         let run = tokio::spawn(given_by(Arc::clone(&life) as Arc<dyn Turns>, pipeline.run(stop.clone(), || {})));
@@ -262,7 +310,7 @@ impl Site {
 
     /// Until the queue holds nothing, within two hours.
     pub async fn until_empty(&self) {
-        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.live().is_empty()).await;
+        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.is_empty()).await;
     }
 }
 
@@ -286,19 +334,26 @@ impl Worker {
         assert_eq!(self.wires.complaint(), None, "{}: books during the run", self.who);
         assert!(line.balanced && line.in_flight == 0, "{}: {line:?}", self.who);
         let (mut received, mut deletes) = (0, 0);
-        for call in self.world.queue.calls().iter().filter(|call| *call.who == *self.who) {
-            match (&call.ask, &call.answered) {
-                (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
-                (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
-                    deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+        self.world.queue.with_calls(|calls| {
+            for call in calls.iter().filter(|call| *call.who == *self.who) {
+                match (&call.ask, &call.answered) {
+                    (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
+                    (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
+                        deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
+        });
         assert_eq!(line.received, received, "{}: received, by the books and by the queue", self.who);
         let booked = line.deleted + line.dead_lettered;
         assert!(booked <= deletes && deletes <= booked + line.lease_lost, "{}: {deletes} deletes, {line:?}", self.who);
         line
+    }
+
+    /// Waits for the end that a broken settler makes.
+    pub async fn broken(self) -> SettlerBroken {
+        self.run.await.unwrap().unwrap_err()
     }
 
     /// The end of a worker that was asked for it.
