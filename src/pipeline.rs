@@ -15,18 +15,18 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::books::{Books, BooksLine};
 use crate::events::{self, Event};
-use crate::gate::Gate;
+use crate::gate::{Gate, Probe};
 use crate::index::replay::Replayer;
 use crate::lease::{Intake, Lease};
 use crate::message::detail::detail;
-use crate::outcome::{Judgement, Outcome, Verdict};
+use crate::outcome::{Judgement, Outcome, RetryReason, Verdict};
+use crate::pause::Watch;
 use crate::process::{Processor, Progress, Scope, Stopped};
 use crate::queue::Queue;
 use crate::receive::{Receiver, pollers};
 use crate::retry::Jitter;
 use crate::settle::{Desk, Settler, SettlerBroken};
 use crate::shutdown::Stop;
-use crate::store::Store;
 
 /// How often the books are written down.
 const BOOKS_EVERY: Duration = Duration::from_secs(60);
@@ -60,10 +60,10 @@ pub struct Pipeline {
     pub books: Arc<Books>,
     /// Spread of polls.
     pub jitter: Arc<Jitter>,
-    /// For the gate's probes: the store and every bucket that intake needs.
-    pub store: Arc<dyn Store>,
-    /// See `store`.
-    pub needed_buckets: Vec<String>,
+    /// The buckets that intake needs, for the gate.
+    pub probe: Probe,
+    /// Looks at the fleet-wide pause; `None` only where nobody could pause.
+    pub pause: Option<Watch>,
     /// `WORKER_CONCURRENCY`.
     pub concurrency: usize,
     /// `WaitTimeSeconds`.
@@ -85,7 +85,10 @@ impl Pipeline {
         let beside = TaskTracker::new();
         let end_of_work = CancellationToken::new();
         beside.spawn(write_books(Arc::clone(&self.books), end_of_work.clone()));
-        beside.spawn(Arc::clone(&self.gate).probe_while_shut(self.store, self.needed_buckets, end_of_work.clone()));
+        beside.spawn(Arc::clone(&self.gate).probe_while_shut(self.probe, end_of_work.clone()));
+        if let Some(pause) = self.pause {
+            beside.spawn(pause.run(Arc::clone(&self.gate), end_of_work.clone()));
+        }
         if let Some(lane) = self.lane {
             let end = end_of_work.clone();
             // Cut off at the end: nobody waits for what is still queued, and a sick index must not delay the exit.
@@ -94,7 +97,7 @@ impl Pipeline {
             });
         }
         if let Some(replayer) = self.replayer {
-            beside.spawn(replayer.run(end_of_work.clone()));
+            beside.spawn(replayer.run(self.gate.pauses(), end_of_work.clone()));
         }
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());
@@ -129,6 +132,7 @@ impl Pipeline {
             () = stop.stop.cancelled() => {}
             broken = &mut settler => return Err(how_it_broke(broken)),
         }
+        self.gate.leave(); // what waits for the end of an outage goes back now, and not at the deadline
         let in_flight = self.books.snapshot(false).in_flight;
         events::Stopping { signal: stop.why(), in_flight, drain_seconds: self.drain.as_secs() }.emit();
         let asked = Instant::now();
@@ -202,14 +206,41 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
     ended
 }
 
-/// The task of one receipt: holds the lease, awaits the work spawned inside it. Public for the tests that cut it short.
+/// The task of one receipt: holds the lease until its work is judged, or has to wait elsewhere. Public for the tests that
+/// cut it short.
 pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, give_back: CancellationToken) {
-    let Some(permit) = lease.permit() else { return };
+    let mut kept = None;
+    loop {
+        let Some(judgement) = work_on(&lease, &processor, &gate, &give_back).await else { return };
+        kept = gate.keep(&judgement.verdict, lease.message().receive_count, kept);
+        let again = match &mut kept {
+            None => false,
+            Some(kept) => tokio::select! {
+                biased;
+                () = lease.term().ended() => false,
+                () = give_back.cancelled() => false,
+                again = kept.again() => again,
+            },
+        };
+        if !again {
+            return lease.settle(judgement);
+        }
+    }
+}
+
+/// Once through the work, spawned inside of the lease's scope; `None`: the lease is nobody's any more.
+async fn work_on(
+    lease: &Lease,
+    processor: &Arc<Processor>,
+    gate: &Gate,
+    give_back: &CancellationToken,
+) -> Option<Judgement> {
+    let permit = lease.permit()?;
     let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
     let progress = Arc::new(Progress::default());
     // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
     let mut work = AbortOnDropHandle::new(tokio::spawn({
-        let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
+        let (term, progress, processor) = (Arc::clone(&term), Arc::clone(&progress), Arc::clone(processor));
         async move {
             let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new(permit) };
             processor.message(&message, &scope, &progress).await
@@ -237,7 +268,13 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
         Err(Some(panic)) => Verdict::Panicked(panic),
         Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,
     };
-    lease.settle(Judgement { verdict, reports, abandoned });
+    match &verdict {
+        Verdict::Judged(Outcome::Done | Outcome::Superseded | Outcome::Retry(RetryReason::Systemic(..))) => {}
+        Verdict::Judged(Outcome::Skip(_) | Outcome::Retry(_) | Outcome::Reject(_))
+        | Verdict::Panicked(_)
+        | Verdict::Cancelled => gate.undecided(),
+    }
+    Some(Judgement { verdict, reports, abandoned })
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.

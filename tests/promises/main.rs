@@ -8,8 +8,10 @@
 mod attempts;
 mod dead_letter;
 mod guard;
+mod intake;
 mod lease;
 mod newest_wins;
+mod pause;
 mod settlement;
 mod side_path;
 

@@ -11,7 +11,7 @@ use quittance::books::{Books, BooksLine};
 use quittance::clock::WallClock;
 use quittance::config::{OnExtractionError, OnMissingObject, TenantFrom};
 use quittance::dead_letter::DeadLetters;
-use quittance::gate::Gate;
+use quittance::gate::{Gate, Probe};
 use quittance::index::SidePath;
 use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
@@ -19,13 +19,14 @@ use quittance::index::replay::Replayer;
 use quittance::message::s3_event::{Source, Wanted};
 use quittance::message::{DocumentId, Namespace};
 use quittance::outcome::Rules;
+use quittance::pause::{PauseFile, Watch};
 use quittance::pipeline::{Pipeline, Seat};
 use quittance::process::Processor;
 use quittance::queue::Queue;
 use quittance::retry::{Backoff, Jitter};
 use quittance::settle::{Desk, SettlerBroken};
 use quittance::shutdown::Stop;
-use quittance::store::Store;
+use quittance::store::{Store, layout};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -50,6 +51,8 @@ pub struct Setup {
     pub on_missing: OnMissingObject,
     pub on_extraction_error: OnExtractionError,
     pub max_object_bytes: u64,
+    /// Looks at `control/pause.json`, every few seconds: off where nobody pauses, for the histories' sake.
+    pub obeys_pause: bool,
 }
 
 impl Default for Setup {
@@ -66,6 +69,7 @@ impl Default for Setup {
             on_missing: OnMissingObject::DeadLetter,
             on_extraction_error: OnExtractionError::Index,
             max_object_bytes: 1 << 20,
+            obeys_pause: false,
         }
     }
 }
@@ -107,6 +111,11 @@ impl Site {
     pub fn lines(&self, event: &str) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();
         lines.iter().filter(|(name, _)| name == event).map(|(_, fields)| fields.clone()).collect()
+    }
+
+    /// Begins anew: what was told so far is forgotten.
+    pub fn forget_lines(&self) {
+        self.lines.lock().unwrap().clear();
     }
 
     /// `outcome/settlement` of every receipt that ended, in order.
@@ -188,7 +197,9 @@ impl Site {
     pub fn start(&self, who: &str, setup: &Setup) -> Worker {
         let books = Arc::new(Books::default());
         let wires = Wires::new(Arc::clone(&books));
-        let jitter = Arc::new(Jitter::seeded(self.world.seed));
+        // One each, as in life: workers must not move in step.
+        let own = who.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let jitter = Arc::new(Jitter::seeded(self.world.seed ^ own));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
             let search = Wired { wires: Arc::clone(&wires), port: self.world.search.seen_by(who) };
@@ -205,7 +216,7 @@ impl Site {
             lane = Some(new);
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
         }
-        let gate = Arc::new(Gate::new(Arc::clone(&jitter)));
+        let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count));
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
             desk: self.desk(who, setup, &wires, &books),
@@ -214,9 +225,17 @@ impl Site {
             lane: drive,
             replayer,
             books: Arc::clone(&books),
+            pause: setup.obeys_pause.then(|| Watch {
+                file: PauseFile { store: self.store(who, &wires), bucket: RESULTS.into() },
+                jitter: Arc::clone(&jitter),
+            }),
             jitter,
-            store: self.store(who, &wires),
-            needed_buckets: vec![RESULTS.into(), SOURCE.into()],
+            probe: Probe {
+                store: self.store(who, &wires),
+                results_bucket: RESULTS.into(),
+                key: layout::probe(&namespace()),
+                sources: vec![Source { bucket: SOURCE.into(), prefix: String::new() }],
+            },
             concurrency: setup.concurrency,
             poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
             drain: setup.drain,
