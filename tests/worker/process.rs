@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::waiting::{LONG, eventually, holds};
 
+const WORKER: &str = env!("CARGO_BIN_EXE_worker");
+
 /// What a worker is to be started with.
 #[derive(Clone)]
 pub struct Launch {
@@ -35,15 +37,15 @@ impl Launch {
         self
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }
 
     /// Starts `worker` and waits for its `ready`.
     pub async fn start(&self) -> Worker {
-        let mut child = self.command(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self.command(WORKER, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log: Arc<Mutex<Vec<Line>>> = Arc::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let written = Arc::clone(&log);
@@ -62,9 +64,18 @@ impl Launch {
         worker
     }
 
-    /// Runs a command to its end.
+    /// Runs a command of `worker` to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
+        self.run_program(WORKER, arguments)
+    }
+
+    /// Runs a command of `redrive` to its end.
+    pub fn redrive(&self, arguments: &[&str]) -> Output {
+        self.run_program(env!("CARGO_BIN_EXE_redrive"), arguments)
+    }
+
+    fn run_program(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = self.command(program, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = child.stdout.take().unwrap();
         let reader = std::thread::spawn(move || {
