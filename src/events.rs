@@ -124,12 +124,12 @@ event!(
     BreakerClosed, "breaker_closed", INFO { which: &'static str, open_ms: u64, suppressed: u64, }
 );
 event!(
-    /// Intake is paused.
+    /// Intake and replay are paused.
     Paused, "paused", WARN { by: String, reason: String, }
 );
 event!(
-    /// Intake goes on.
-    Resumed, "resumed", INFO { by: String, }
+    /// A pause was taken back; all goes on unless another still holds.
+    Resumed, "resumed", INFO { by: String, still_paused_by: Option<String>, }
 );
 event!(
     /// A poll of the queue failed.

@@ -48,6 +48,7 @@ pub mod index;
 pub mod lease;
 pub mod message;
 pub mod outcome;
+pub mod pause;
 pub mod pipeline;
 pub mod process;
 pub mod queue;

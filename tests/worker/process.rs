@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,8 +37,8 @@ impl Launch {
         self
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }
@@ -56,7 +56,7 @@ impl Launch {
 
     /// Starts `worker`.
     pub fn spawn(&self) -> Worker {
-        let mut child = self.command(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self.command(&self.program, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log: Arc<Mutex<Vec<Line>>> = Arc::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let written = Arc::clone(&log);
@@ -69,9 +69,18 @@ impl Launch {
         Worker { child, log }
     }
 
-    /// Runs a command to its end.
+    /// Runs a command of `worker` to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
+        self.run_program(&self.program, arguments)
+    }
+
+    /// Runs a command of `redrive` to its end.
+    pub fn redrive(&self, arguments: &[&str]) -> Output {
+        self.run_program(Path::new(env!("CARGO_BIN_EXE_redrive")), arguments)
+    }
+
+    fn run_program(&self, program: &Path, arguments: &[&str]) -> Output {
+        let mut command = self.command(program, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = child.stdout.take().unwrap();
         let reader = std::thread::spawn(move || {
