@@ -29,6 +29,7 @@
 //! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
 //! queue retention or purges, FIFO queues.
 
+pub mod admin;
 pub mod attempts;
 pub mod aws;
 pub mod books;

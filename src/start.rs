@@ -9,6 +9,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use tokio::sync::Notify;
 
+use crate::admin::Admin;
 use crate::attempts::AttemptsLog;
 use crate::books::Books;
 use crate::clock::{LeaseClock, SystemClock, WallClock};
@@ -161,6 +162,8 @@ pub struct Worker {
     pub ready: events::Ready,
     /// Removed when dropped.
     pub temp: TempFolder,
+    /// Metrics; `None` when off or when the port cannot be had.
+    pub admin: Option<Admin>,
 }
 
 /// Looks at what is needed and builds the pipeline.
@@ -223,12 +226,17 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, Ca
         on_extraction_error: config.on_extraction_error,
         temp_folder: temp.path(),
     };
+    let admin = match config.admin_listen {
+        Some(address) => Admin::open(address, Arc::clone(&books), clock.unix_ms()).await,
+        None => None,
+    };
     let ready = events::Ready {
         queue_url: config.queue_url.clone(),
         dlq_url: queues.dlq_url.clone(),
         results_bucket: config.results_bucket.clone(),
         index: config.opensearch.as_ref().map(|search| search.index.clone()),
         concurrency: config.concurrency,
+        admin: admin.as_ref().and_then(Admin::address).map(|address| address.to_string()),
     };
     let pipeline = Pipeline {
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
@@ -246,7 +254,7 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, Ca
         drain: config.drain_timeout,
         seat: Seat::OwnThread,
     };
-    Ok(Worker { pipeline, ready, temp })
+    Ok(Worker { pipeline, ready, temp, admin })
 }
 
 /// The settler's desk: its clients are its own, for their connections live on the runtime that opened them.
