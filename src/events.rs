@@ -49,7 +49,7 @@ fn is_none<T: Serialize>(value: &T) -> bool {
 
 event!(
     /// Intake starts.
-    Ready, "ready", INFO { queue_url: String, dlq_url: String, results_bucket: String, index: Option<String>, concurrency: usize, }
+    Ready, "ready", INFO { queue_url: String, dlq_url: String, results_bucket: String, index: Option<String>, concurrency: usize, admin: Option<String>, }
 );
 event!(
     /// A receipt was taken on.

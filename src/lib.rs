@@ -32,6 +32,7 @@
 #[macro_use]
 pub mod failpoint; // first: a macro is known to what comes after it
 
+pub mod admin;
 pub mod attempts;
 pub mod aws;
 pub mod books;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use tokio::sync::Notify;
 
+use crate::admin::Admin;
 use crate::attempts::AttemptsLog;
 use crate::books::Books;
 use crate::clock::{LeaseClock, SystemClock, WallClock};
@@ -194,6 +195,8 @@ pub struct Worker {
     pub ready: events::Ready,
     /// Removed when dropped.
     pub temp: TempFolder,
+    /// Metrics; `None` when off or when the port cannot be had.
+    pub admin: Option<Admin>,
 }
 
 /// Looks at what is needed and builds the pipeline.
@@ -257,12 +260,17 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         temp_folder: temp.path(),
     };
     let max_receive_count = queues.facts.max_receive_count;
+    let admin = match config.admin_listen {
+        Some(address) => Admin::open(address, Arc::clone(&books), clock.unix_ms()).await,
+        None => None,
+    };
     let ready = events::Ready {
         queue_url: config.queue_url.clone(),
         dlq_url: queues.dlq_url.clone(),
         results_bucket: config.results_bucket.clone(),
         index: config.opensearch.as_ref().map(|search| search.index.clone()),
         concurrency: config.concurrency,
+        admin: admin.as_ref().and_then(Admin::address).map(|address| address.to_string()),
     };
     let attempts = |store| AttemptsLog {
         store,
@@ -295,7 +303,7 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         drain: config.drain_timeout,
         seat: Seat::OwnThread,
     };
-    Ok(Worker { pipeline, ready, temp })
+    Ok(Worker { pipeline, ready, temp, admin })
 }
 
 /// The settler's desk: its clients are its own, for their connections live on the runtime that opened them.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::waiting::{LONG, eventually, holds};
 
@@ -116,6 +117,21 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// `/metrics` now: series to value.
+    pub async fn scrape(&self) -> BTreeMap<String, String> {
+        let address = self.fact("ready").await["admin"].as_str().expect("an address").to_owned();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        let series = text.lines().filter(|line| line.starts_with("quittance_"));
+        series
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
     fn lines(&self) -> Vec<Line> {
         self.log.lock().unwrap().clone()
     }
