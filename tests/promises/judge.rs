@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::sim::judge::{self, LEASE, LIMIT, LOST, ONE_CALL, P1, P2, P3, P4, P5, P6, P8, P10, PARKED};
 use crate::sim::reader::{Act, Reader};
-use crate::sim::story::{Ended, Story, Violation, WorkerStory};
+use crate::sim::story::{Ended, Line, Story, Violation, WorkerStory};
 use crate::sim::{
     Effect, Faults, QueueAnswer, QueueAsk, RESULTS, SOURCE, SearchAsk, Setup, Site, StoreAnswer, StoreAsk,
 };
@@ -112,8 +112,7 @@ impl Trial {
 
     /// Changes the first settled line of this outcome.
     fn retell(&mut self, outcome: &str, name: &str, value: &str) {
-        let settled =
-            |line: &&mut crate::sim::story::Line| line.event == "message_settled" && line.fields["outcome"] == outcome;
+        let settled = |line: &&mut Line| line.event == "message_settled" && line.fields["outcome"] == outcome;
         self.workers[1].lines.iter_mut().find(settled).unwrap().fields[name] = json!(value);
     }
 }
@@ -186,6 +185,11 @@ const FORGERIES: &[(&str, &str, Forgery)] = &[
     ("a message returned as systemic while only the index was sick", P4, |trial| {
         trial.retell("superseded", "reason", "systemic");
         trial.retell("superseded", "outcome", "retried");
+    }),
+    ("intake closed while only the index was sick", P4, |trial| {
+        let lines = &mut trial.workers[1].lines;
+        let (stamp, fields) = (lines[0].stamp, json!({ "which": "critical" }));
+        lines.insert(0, Line { stamp, event: "breaker_opened".into(), fields });
     }),
     ("a message hidden for an hour without a heartbeat", P5, |trial| {
         trial.site.world.queue.forge(|_, effects| {
