@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test up down status fmt lint doc deny scripts unit real kill build-kill
+.PHONY: help demo test faults up down status fmt lint doc deny scripts unit real kill build-kill simulate
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -16,6 +16,9 @@ demo: ## the main job on the local stack, shown and checked (ARGS=--count: count
 test: ## everything that must pass
 	@localstack/test.sh
 
+faults: ## the whole table of faults, every operation x error x position (make test runs a covering of it)
+	QUITTANCE_FAULTS=all $(STACK) exec -- cargo test --locked --test worker -- --include-ignored --nocapture faults
+
 up: ## a stack that stays, with queues and buckets, and three commands to try
 	@$(STACK) up
 
@@ -24,6 +27,10 @@ down: ## end it
 
 status: ## is it up?
 	@$(STACK) status
+
+simulate: ## the pipeline on the model, SEEDS=10000 [FROM=0] [JOBS=2] trials; SEED=12345 [TRACE=1] replays one
+	@SEEDS=$(or $(SEEDS),10000) FROM=$(FROM) JOBS=$(JOBS) SEED=$(SEED) TRACE=$(TRACE) \
+		cargo test --locked --profile simulate --test simulate
 
 fmt: ## is the code formatted?
 	cargo fmt --check

@@ -55,6 +55,7 @@ pub mod receive;
 pub mod retry;
 pub mod settle;
 pub mod shutdown;
+pub mod spawn;
 pub mod start;
 pub mod store;
 pub mod telemetry;

@@ -27,6 +27,7 @@ use crate::receive::{Receiver, pollers};
 use crate::retry::Jitter;
 use crate::settle::{Desk, Settler, SettlerBroken};
 use crate::shutdown::Stop;
+use crate::spawn::tied;
 use crate::store::Store;
 
 /// How often the books are written down.
@@ -87,17 +88,18 @@ impl Pipeline {
         // Beside the road: these end after the work, for the work uses them.
         let beside = TaskTracker::new();
         let end_of_work = CancellationToken::new();
-        beside.spawn(write_books(Arc::clone(&self.books), end_of_work.clone()));
-        beside.spawn(Arc::clone(&self.gate).probe_while_shut(self.store, self.needed_buckets, end_of_work.clone()));
+        beside.spawn(tied(write_books(Arc::clone(&self.books), end_of_work.clone())));
+        let probes = Arc::clone(&self.gate).probe_while_shut(self.store, self.needed_buckets, end_of_work.clone());
+        beside.spawn(tied(probes));
         if let Some(lane) = self.lane {
             let end = end_of_work.clone();
             // Cut off at the end: nobody waits for what is still queued, and a sick index must not delay the exit.
-            beside.spawn(async move {
+            beside.spawn(tied(async move {
                 tokio::select! { biased; () = end.cancelled() => {}, () = lane => {} }
-            });
+            }));
         }
         if let Some(replayer) = self.replayer {
-            beside.spawn(replayer.run(end_of_work.clone()));
+            beside.spawn(tied(replayer.run(end_of_work.clone())));
         }
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());
@@ -118,10 +120,10 @@ impl Pipeline {
             };
             let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));
             let (crash_loop, ends) = (Arc::clone(&self.crash_loop), (stop.stop.clone(), give_back.clone()));
-            polls.spawn(receiver.run(stop.stop.clone(), move |lease| {
+            polls.spawn(tied(receiver.run(stop.stop.clone(), move |lease| {
                 let (processor, gate) = (Arc::clone(&processor), Arc::clone(&gate));
-                work.spawn(receipt(lease, processor, gate, Arc::clone(&crash_loop), ends.clone()));
-            }));
+                work.spawn(tied(receipt(lease, processor, gate, Arc::clone(&crash_loop), ends.clone())));
+            })));
         }
         drop(intake); // the receivers hold the road now: when they and every lease are gone, the settler may end
         drop(self.processor);
@@ -190,7 +192,7 @@ fn how_it_broke(end: SettlerEnd) -> SettlerBroken {
 fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), SettlerBroken>> {
     let (end, ended) = oneshot::channel();
     match seat {
-        Seat::Here => drop(tokio::spawn(async move { drop(end.send(settler.run().await)) })),
+        Seat::Here => drop(tokio::spawn(tied(async move { drop(end.send(settler.run().await)) }))),
         Seat::OwnThread => {
             let thread = std::thread::Builder::new().name("settler".into()).spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -230,13 +232,13 @@ pub async fn receipt(
     };
     let progress = Arc::new(Progress::default());
     // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
-    let mut work = AbortOnDropHandle::new(tokio::spawn({
+    let mut work = AbortOnDropHandle::new(tokio::spawn(tied({
         let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
         async move {
             let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new((permit, company)) };
             processor.message(&message, &scope, &progress).await
         }
-    }));
+    })));
     let ended = tokio::select! {
         biased;
         ended = &mut work => ended,

@@ -38,8 +38,9 @@ use crate::store::{Store, StoreError};
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_CONNECT: Duration = Duration::from_secs(2);
-/// One look at a queue or bucket at start.
-const LOOK_LIMIT: Duration = Duration::from_secs(15);
+/// One look at a queue or bucket at start; longer than the clients' own limit of a call (30 s for a bucket), so that one
+/// answer that does not come is asked for again.
+const LOOK_LIMIT: Duration = Duration::from_secs(32);
 
 /// Why a worker does not start: one line for the operator, and the exit code.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -134,7 +135,7 @@ async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) 
         Ok(Err(QueueError::Missing(_))) => Err(CannotStart::missing(format!(
             "{variable}: there is no queue {url}; check the URL, the region and the account"
         ))),
-        Ok(Err(error @ (QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
+        Ok(Err(error @ (QueueError::Denied(_) | QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
             Err(CannotStart::missing(format!("{variable}: queue {url} cannot be reached: {error}")))
         }
         Err(_) => Err(CannotStart::missing(format!("{variable}: queue {url} did not answer within {LOOK_LIMIT:?}"))),

@@ -152,9 +152,16 @@ impl Worker {
         .await
     }
 
+    /// How many lines there are of a kind, without copying them.
+    pub fn count(&self, is: impl Fn(&Value) -> bool) -> usize {
+        let is = |line: &&Line| if let Line::Fact(fact) = line { is(fact) } else { false };
+        self.log.lock().unwrap().iter().filter(is).count()
+    }
+
     /// Receipts that were received and not settled yet.
     pub fn in_hand(&self) -> usize {
-        self.facts("message_received").len() - self.facts("message_settled").len()
+        let of = |event: &str| self.count(|fact| fact["event"] == event);
+        of("message_received") - of("message_settled")
     }
 
     pub fn pid(&self) -> Pid {
