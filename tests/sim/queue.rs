@@ -256,7 +256,9 @@ impl ModelQueue {
         let mut guard = self.lock();
         let state = &mut *guard;
         let too_old = self.wall_ms().saturating_sub(u64::try_from(self.settings.retention.as_millis()).unwrap());
-        state.expire(too_old);
+        if too_old > self.settings.epoch_ms {
+            state.expire(too_old);
+        }
         state.ripen(now);
         let mut room = max.min(self.settings.in_flight_limit.saturating_sub(state.hidden(now, &self.settings)));
         if state.faults.short_receives && room > 1 {

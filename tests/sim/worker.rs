@@ -334,8 +334,8 @@ impl Worker {
         assert_eq!(self.wires.complaint(), None, "{}: books during the run", self.who);
         assert!(line.balanced && line.in_flight == 0, "{}: {line:?}", self.who);
         let (mut received, mut deletes) = (0, 0);
-        self.world.queue.with_calls(|calls| {
-            for call in calls.iter().filter(|call| *call.who == *self.who) {
+        self.world.queue.look(|memory| {
+            for call in memory.calls.iter().filter(|call| *call.who == *self.who) {
                 match (&call.ask, &call.answered) {
                     (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
                     (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {

@@ -30,7 +30,7 @@ pub fn blame_files(facts: &mut Facts<'_>, begun: &[Begun]) {
                 ExtractFailure::Crashed { .. } | ExtractFailure::TimedOut { .. } | ExtractFailure::Limit { .. } => true,
                 ExtractFailure::Unavailable { .. } => false,
             },
-            Act::Reads | Act::Takes(_) | Act::Hangs | Act::Lingers(_) => false,
+            Act::Reads | Act::Takes(_) | Act::Blocks(_) | Act::Hangs | Act::Lingers(_) => false,
         };
         if charged {
             of_name.entry(&begun.file_name).or_default().push(begun.at);

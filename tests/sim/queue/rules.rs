@@ -85,10 +85,6 @@ impl State {
 
     /// The queue's retention, from the first send on.
     pub(super) fn expire(&mut self, too_old_ms: u64) {
-        // Those that SQS itself moved here may be older than what came before them.
-        if self.held.values().all(|held| held.sent_at_ms >= too_old_ms) {
-            return;
-        }
         let expired: Vec<u64> =
             self.held.iter().filter(|(_, held)| held.sent_at_ms < too_old_ms).map(|(number, _)| *number).collect();
         for number in expired {
