@@ -13,7 +13,7 @@ use quittance::clock::WallClock;
 use quittance::config::{OnExtractionError, OnMissingObject, TenantFrom};
 use quittance::crash_loop::CrashLoop;
 use quittance::dead_letter::DeadLetters;
-use quittance::gate::Gate;
+use quittance::gate::{Gate, Probe};
 use quittance::index::SidePath;
 use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
@@ -21,6 +21,7 @@ use quittance::index::replay::Replayer;
 use quittance::message::s3_event::{Source, Wanted};
 use quittance::message::{DocumentId, MessageId, Namespace};
 use quittance::outcome::Rules;
+use quittance::pause::{PauseFile, Watch};
 use quittance::pipeline::{Pipeline, Seat};
 use quittance::process::Processor;
 use quittance::queue::Queue;
@@ -28,7 +29,7 @@ use quittance::retry::{Backoff, Jitter};
 use quittance::settle::{Desk, SettlerBroken};
 use quittance::shutdown::Stop;
 use quittance::spawn::{Turns, given_by};
-use quittance::store::Store;
+use quittance::store::{Store, layout};
 use serde_json::Value;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep};
@@ -61,6 +62,8 @@ pub struct Setup {
     /// The client's request timeout to the index; the model has none of its own.
     pub search_timeout: Option<Duration>,
     pub seat: Seat,
+    /// Looks at `control/pause.json`, every few seconds: off where nobody pauses, for the histories' sake.
+    pub obeys_pause: bool,
 }
 
 impl Default for Setup {
@@ -80,6 +83,7 @@ impl Default for Setup {
             sources: vec![SOURCE],
             search_timeout: None,
             seat: Seat::Here,
+            obeys_pause: false,
         }
     }
 }
@@ -142,6 +146,11 @@ impl Site {
     /// Takes what was logged, in order: by whom (`None`: by nobody's task), and what.
     pub fn take_lines(&self) -> Vec<Told> {
         std::mem::take(&mut self.lines.lock().unwrap())
+    }
+
+    /// Begins anew: what was told so far is forgotten.
+    pub fn forget_lines(&self) {
+        self.lines.lock().unwrap().clear();
     }
 
     /// `outcome/settlement` of every receipt that ended, in order.
@@ -251,7 +260,8 @@ impl Site {
     /// Starts a worker, put together as `start::worker` does it.
     pub fn start(&self, who: &str, setup: &Setup) -> Worker {
         let books = Arc::new(Books::default());
-        let seed = self.world.seed ^ self.restless.map_or(0, |_| of_name(who));
+        // One each, as in life: workers must not move in step.
+        let seed = self.world.seed ^ of_name(who);
         let life = Life::new(who, self.world.ticks.clone(), seed, self.restless.unwrap_or(0.0));
         let wires = Wires::of(Arc::clone(&books), self.next_run(who), Some(Arc::clone(&life)));
         let jitter = Arc::new(Jitter::seeded(seed));
@@ -272,7 +282,7 @@ impl Site {
             lane = Some(new);
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
         }
-        let gate = Arc::new(Gate::new(Arc::clone(&jitter)));
+        let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count));
         let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
@@ -283,9 +293,21 @@ impl Site {
             lane: drive,
             replayer,
             books: Arc::clone(&books),
+            pause: setup.obeys_pause.then(|| Watch {
+                file: PauseFile { store: self.store(who, &wires), bucket: RESULTS.into() },
+                jitter: Arc::clone(&jitter),
+            }),
             jitter,
-            store: self.store(who, &wires),
-            needed_buckets: [RESULTS].iter().chain(&setup.sources).map(|name| (*name).to_owned()).collect(),
+            probe: Probe {
+                store: self.store(who, &wires),
+                results_bucket: RESULTS.into(),
+                key: layout::probe(&namespace()),
+                sources: setup
+                    .sources
+                    .iter()
+                    .map(|name| Source { bucket: (*name).into(), prefix: String::new() })
+                    .collect(),
+            },
             concurrency: setup.concurrency,
             poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
             drain: setup.drain,
