@@ -9,6 +9,9 @@ use async_trait::async_trait;
 use quittance::process::extract::{Extract, ExtractFailure, Extraction, Hints, Keep};
 use tokio::time::Instant;
 
+/// In the text of every panic that is part of a plan.
+pub const TOLD_TO_PANIC: &str = "was told to panic";
+
 /// What happens to a file.
 #[derive(Clone, Debug)]
 pub enum Act {
@@ -107,7 +110,7 @@ impl Extract for Reader {
                 Ok(read)
             }
             Act::Hangs => std::future::pending().await,
-            Act::Panics => panic!("the reader of {} was told to panic", hints.file_name),
+            Act::Panics => panic!("the reader of {} {TOLD_TO_PANIC}", hints.file_name),
             Act::Fails(failure) => Err(failure),
             Act::Unreadable(why) => Ok(Extraction { content: None, extraction_error: Some(why.into()), ..read }),
             Act::Lingers(time) => {

@@ -45,7 +45,8 @@ pub fn durable_before_deleted(facts: &Facts<'_>, findings: &mut Findings) -> Dis
             match undone {
                 None => drop(discharged.subjects.insert(delivery.subject)),
                 Some(undone) => {
-                    findings.add(P3, format!("{} was deleted before this was durable: {undone}", name(facts, delivery)));
+                    findings
+                        .add(P3, format!("{} was deleted before this was durable: {undone}", name(facts, delivery)));
                 }
             }
         }

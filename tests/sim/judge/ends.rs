@@ -134,10 +134,10 @@ fn is_there(doc: &Doc, change: &Change, memories: &Memories<'_>, drops: bool) ->
     };
     let theirs = record.head.metadata.get("sequencer");
     match (theirs, &change.sequencer) {
-            (Some(theirs), Some(ours)) => !newer(ours, theirs) || drops && object.is_none(),
-            (None, Some(_)) => false,
-            (_, None) => true,
-        }
+        (Some(theirs), Some(ours)) => !newer(ours, theirs) || drops && object.is_none(),
+        (None, Some(_)) => false,
+        (_, None) => true,
+    }
 }
 
 /// P8 and E0: record and index are what the bucket holds, nothing waits in the parked prefix; a record's revision only
