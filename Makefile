@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test up down status fmt lint doc deny scripts unit real simulate
+.PHONY: help demo test up down status fmt lint doc deny scripts unit real kill build-kill simulate
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -34,6 +34,7 @@ fmt: ## is the code formatted?
 
 lint: ## clippy, warnings are errors
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --test kill --features failpoints --locked -- -D warnings
 
 doc: ## the documentation builds without warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
@@ -49,3 +50,14 @@ unit: ## the tests that need no services
 
 real: ## all tests, with the stack beside them
 	$(STACK) exec -- cargo test --locked --all-targets -- --include-ignored
+
+# A worker with failpoints in it (feature `failpoints`), in the same target folder: only this package is built again.
+# Eight tests at a time, for they mostly wait for leases to end.
+KILL_TESTS = cargo test --locked --features failpoints --test kill --test failpoints
+
+build-kill:
+	$(KILL_TESTS) --no-run
+
+kill: build-kill ## kill -9 at every failpoint and at random instants (KILLS=2800 CELLS=6 SEED=1: many, with a table)
+	KILLS=$(KILLS) CELLS=$(CELLS) SEED=$(SEED) $(STACK) exec -- $(KILL_TESTS) -- --include-ignored --test-threads 8 \
+		$(if $(KILLS),--nocapture a0_2 a1_1)

@@ -82,6 +82,24 @@ event!(
     AttemptNotRecorded, "attempt_not_recorded", WARN { message_id: String, detail: String, original_message_id: Option<String>, }
 );
 event!(
+    /// A `begun` mark could not be written (the message is processed without it) or cleared (it stays).
+    MarkFailed, "mark_failed", WARN {
+        message_id: String, step: &'static str, detail: String, original_message_id: Option<String>,
+    }
+);
+event!(
+    /// A worker died at this message, or with it: it is processed alone.
+    TakenAlone, "taken_alone", WARN {
+        message_id: String, receive_count: u32, detail: String, original_message_id: Option<String>,
+    }
+);
+event!(
+    /// A message that has killed two workers is dead-lettered without being begun again.
+    CrashLoop, "crash_loop", ERROR {
+        message_id: String, receive_count: u32, detail: String, original_message_id: Option<String>,
+    }
+);
+event!(
     /// A document could neither be indexed nor parked.
     ParkFailed, "park_failed", ERROR { document_id: String, key: String, detail: String, }
 );

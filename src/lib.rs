@@ -29,6 +29,9 @@
 //! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
 //! queue retention or purges, FIFO queues.
 
+#[macro_use]
+pub mod failpoint; // first: a macro is known to what comes after it
+
 pub mod attempts;
 pub mod aws;
 pub mod books;
@@ -36,6 +39,7 @@ pub mod breaker;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod crash_loop;
 pub mod dead_letter;
 pub mod events;
 pub mod gate;

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::books::{Books, BooksLine};
+use crate::crash_loop::{CrashLoop, Stay};
 use crate::events::{self, Event};
 use crate::gate::Gate;
 use crate::index::replay::Replayer;
 use crate::lease::{Intake, Lease};
 use crate::message::detail::detail;
-use crate::outcome::{Judgement, Outcome, Verdict};
+use crate::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, Verdict};
 use crate::process::{Processor, Progress, Scope, Stopped};
 use crate::queue::Queue;
 use crate::receive::{Receiver, pollers};
@@ -53,6 +54,8 @@ pub struct Pipeline {
     pub processor: Arc<Processor>,
     /// The intake gate.
     pub gate: Arc<Gate>,
+    /// Finds out what kills its workers.
+    pub crash_loop: Arc<CrashLoop>,
     /// Drives the bulk lane; `None` with `SKIP_OPENSEARCH`.
     pub lane: Option<futures_util::future::BoxFuture<'static, ()>>,
     /// Replays what is parked; `None` when it is off.
@@ -108,6 +111,7 @@ impl Pipeline {
                 queue: Arc::clone(&self.queue),
                 intake: intake.clone(),
                 gate: Arc::clone(&self.gate),
+                crash_loop: Arc::clone(&self.crash_loop),
                 wait: self.poll_wait,
                 visibility,
                 jitter: Arc::clone(&self.jitter),
@@ -115,10 +119,10 @@ impl Pipeline {
                 polling: polling.clone(),
             };
             let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));
-            let give_back = give_back.clone();
+            let (crash_loop, ends) = (Arc::clone(&self.crash_loop), (stop.stop.clone(), give_back.clone()));
             polls.spawn(tied(receiver.run(stop.stop.clone(), move |lease| {
-                let (processor, gate, give_back) = (Arc::clone(&processor), Arc::clone(&gate), give_back.clone());
-                work.spawn(tied(receipt(lease, processor, gate, give_back)));
+                let (processor, gate) = (Arc::clone(&processor), Arc::clone(&gate));
+                work.spawn(tied(receipt(lease, processor, gate, Arc::clone(&crash_loop), ends.clone())));
             })));
         }
         drop(intake); // the receivers hold the road now: when they and every lease are gone, the settler may end
@@ -206,15 +210,32 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
 }
 
 /// The task of one receipt: holds the lease, awaits the work spawned inside it. Public for the tests that cut it short.
-pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, give_back: CancellationToken) {
+/// From `stop` on what has not begun is returned, from `give_back` on what has begun too.
+pub async fn receipt(
+    mut lease: Lease,
+    processor: Arc<Processor>,
+    gate: Arc<Gate>,
+    crash_loop: Arc<CrashLoop>,
+    (stop, give_back): (CancellationToken, CancellationToken),
+) {
     let Some(permit) = lease.permit() else { return };
     let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
+    let begun = tokio::select! {
+        biased;
+        () = term.ended() => Err(Stay::Stopping),
+        () = give_back.cancelled() => Err(Stay::Stopping),
+        begun = crash_loop.begin(&mut lease, &stop) => begun,
+    };
+    let company = match begun {
+        Ok(company) => company,
+        Err(stay) => return lease.settle(Judgement::without_work(unbegun(stay, &gate))),
+    };
     let progress = Arc::new(Progress::default());
     // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
     let mut work = AbortOnDropHandle::new(tokio::spawn(tied({
         let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
         async move {
-            let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new(permit) };
+            let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new((permit, company)) };
             processor.message(&message, &scope, &progress).await
         }
     })));
@@ -228,7 +249,7 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
     if let Err(Some(text)) = &ended {
         progress.panicked(text);
     }
-    let (mut reports, abandoned) = progress.so_far();
+    let (mut reports, abandoned, cut_short) = progress.so_far();
     for report in &mut reports {
         report.outcome = gate.weigh(&report.key, report.outcome.clone());
     }
@@ -240,7 +261,20 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
         Err(Some(panic)) => Verdict::Panicked(panic),
         Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,
     };
-    lease.settle(Judgement { verdict, reports, abandoned });
+    lease.settle(Judgement { verdict, reports, abandoned, cut_short });
+}
+
+fn unbegun(stay: Stay, gate: &Gate) -> Verdict {
+    match stay {
+        Stay::Sick(detail) => {
+            let sick = Outcome::Retry(RetryReason::Systemic(Dependency::Results, detail));
+            Verdict::Judged(gate.weigh("", sick))
+        }
+        // Not the gate's concern: no dependency has said anything.
+        Stay::TooLong(detail) => Verdict::Judged(Outcome::Retry(RetryReason::Systemic(Dependency::Host, detail))),
+        Stay::Condemned(detail) => Verdict::Judged(Outcome::Reject(RejectReason::CrashLoop(detail))),
+        Stay::Stopping => Verdict::Cancelled,
+    }
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.

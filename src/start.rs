@@ -13,6 +13,7 @@ use crate::attempts::AttemptsLog;
 use crate::books::Books;
 use crate::clock::{LeaseClock, SystemClock, WallClock};
 use crate::config::{OpenSearchAuth, OpenSearchConfig, WorkerConfig, exit};
+use crate::crash_loop::CrashLoop;
 use crate::dead_letter::DeadLetters;
 use crate::events::{self, Event};
 use crate::gate::Gate;
@@ -164,7 +165,8 @@ pub struct Worker {
 }
 
 /// Looks at what is needed and builds the pipeline.
-pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, CannotStart> {
+/// `run_id`: of this incarnation, as in its log lines.
+pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Result<Worker, CannotStart> {
     let queues = find_queues(config, &sqs::settling_client(aws)).await?;
     let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
     look_at_bucket("S3_BUCKET", &config.results_bucket, store.as_ref()).await?;
@@ -230,11 +232,21 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, Ca
         index: config.opensearch.as_ref().map(|search| search.index.clone()),
         concurrency: config.concurrency,
     };
+    let attempts = |store| AttemptsLog {
+        store,
+        bucket: config.results_bucket.clone(),
+        namespace: config.namespace.clone(),
+        clock: Arc::clone(&clock),
+        run: run_id.to_owned(),
+    };
+    let marks = attempts(Arc::clone(&store));
+    let crash_loop = CrashLoop::new(marks, queues.facts.max_receive_count, config.visibility);
     let pipeline = Pipeline {
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
-        desk: desk(config, aws, queues, &clock, &books),
+        desk: desk(config, aws, queues, attempts, &clock, &books),
         processor: Arc::new(processor),
         gate: Arc::new(Gate::new(Arc::clone(&jitter))),
+        crash_loop: Arc::new(crash_loop),
         lane: drive,
         replayer,
         books,
@@ -254,6 +266,7 @@ fn desk(
     config: &WorkerConfig,
     aws: &SdkConfig,
     queues: Queues,
+    attempts: impl FnOnce(Arc<dyn Store>) -> AttemptsLog,
     clock: &Arc<dyn WallClock>,
     books: &Arc<Books>,
 ) -> Desk {
@@ -268,12 +281,7 @@ fn desk(
             bucket: config.results_bucket.clone(),
             clock: Arc::clone(clock),
         },
-        attempts: AttemptsLog {
-            store,
-            bucket: config.results_bucket.clone(),
-            namespace: config.namespace.clone(),
-            clock: Arc::clone(clock),
-        },
+        attempts: attempts(store),
         books: Arc::clone(books),
         rules: Rules {
             max_attempts: config.max_attempts,

@@ -105,25 +105,41 @@ impl Drop for TempFolder {
 fn sweep(root: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !entry.file_type()?.is_dir() {
-            continue;
-        }
-        let dead = if name.starts_with(LIVE) {
-            match File::open(entry.path().join(LOCK)) {
-                Ok(lock) => lock.try_lock().is_ok(),
-                // It had one when it got its name: half swept, or made again after something cleaned it away.
-                Err(error) => error.kind() == io::ErrorKind::NotFound && is_old(&entry)?,
-            }
-        } else {
-            // Killed between making and naming it; a younger one may be on its way.
-            name.starts_with(NEW) && is_old(&entry)?
-        };
-        if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::warn!(target: "quittance", "cannot remove {}: {error}", entry.path().display());
+        match is_dead(&entry) {
+            Ok(false) => {}
+            Ok(true) => match std::fs::remove_dir_all(entry.path()) {
+                Err(error) if !is_gone(&error) => {
+                    tracing::warn!(target: "quittance", "cannot remove {}: {error}", entry.path().display());
+                }
+                Ok(()) | Err(_) => {}
+            },
+            // Another worker that starts now sweeps as well.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+fn is_dead(entry: &std::fs::DirEntry) -> io::Result<bool> {
+    let name = entry.file_name().to_string_lossy().into_owned();
+    if !entry.file_type()?.is_dir() {
+        return Ok(false);
+    }
+    if name.starts_with(LIVE) {
+        match File::open(entry.path().join(LOCK)) {
+            Ok(lock) => Ok(lock.try_lock().is_ok()),
+            // It had one when it got its name: half swept, or made again after something cleaned it away.
+            Err(error) => Ok(is_gone(&error) && is_old(entry)?),
+        }
+    } else {
+        // Killed between making and naming it; a younger one may be on its way.
+        Ok(name.starts_with(NEW) && is_old(entry)?)
+    }
 }
 
 fn is_old(entry: &std::fs::DirEntry) -> io::Result<bool> {
@@ -167,6 +183,7 @@ async fn read(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetched, 
         hasher.update(&chunk);
         // A temp file's write goes to the page cache: shorter than the hop to a blocking thread would be.
         file.write_all(&chunk)?;
+        failpoint!(MidBody if size < head.size);
     }
     if size != head.size {
         return Err(StoreError::Interrupted(format!("{size} of {} bytes", head.size)).into());
@@ -194,6 +211,24 @@ mod tests {
         assert_eq!(fetched.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         drop(fetched);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    /// Both sweep what a crash has left; neither may stumble over what the other has just removed.
+    #[test]
+    fn workers_that_start_at_the_same_time_do_not_stumble_over_each_others_sweep() {
+        let root = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            for n in 0..20 {
+                let left = root.path().join(format!("{LIVE}{n}"));
+                std::fs::create_dir(&left).unwrap();
+                std::fs::write(left.join(LOCK), "").unwrap();
+            }
+            std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| TempFolder::open(root.path()))).collect();
+                let opened: Vec<_> = starts.into_iter().map(|start| start.join().unwrap().unwrap()).collect();
+                assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), opened.len());
+            });
+        }
     }
 
     #[tokio::test]

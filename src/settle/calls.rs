@@ -147,10 +147,14 @@ impl Settler {
             }
             handles.push(held.handle.clone());
         }
+        failpoint!(BeforeDelete if delays.is_empty());
+        failpoint!(BeforeReturn if !delays.is_empty());
         let desk = Arc::clone(&self.desk);
         self.calls.spawn(tied(async move {
             let replies = if delays.is_empty() {
-                within(desk.call_limit(), desk.queue.delete(&handles)).await
+                let replies = within(desk.call_limit(), desk.queue.delete(&handles)).await;
+                failpoint!(AfterDeleteSent);
+                replies
             } else {
                 let entries: Vec<_> = handles.into_iter().zip(delays).collect();
                 within(desk.call_limit(), desk.queue.change_visibility(&entries)).await

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod attempts;
+mod begun_marks;
+mod crash_loop;
 mod dead_letter;
 mod guard;
 mod lease;

@@ -35,6 +35,7 @@ pub enum Act {
 pub struct Reader {
     script: Mutex<BTreeMap<String, VecDeque<Act>>>,
     begun: Mutex<Vec<Begun>>,
+    ended: Mutex<Vec<(String, Instant)>>,
 }
 
 /// A file that somebody began to read, and what happened to it.
@@ -68,6 +69,13 @@ impl Reader {
         self.begun.lock().unwrap().clone()
     }
 
+    /// From when to when this file was in work, for each time that has ended.
+    pub fn spans(&self, file_name: &str) -> Vec<(Instant, Instant)> {
+        let (begun, ended) = (self.begun.lock().unwrap(), self.ended.lock().unwrap());
+        let begun = begun.iter().filter(|begun| begun.file_name == file_name).map(|begun| begun.at);
+        begun.zip(ended.iter().filter(|(name, _)| name == file_name).map(|(_, at)| *at)).collect()
+    }
+
     fn next(&self, file_name: &str) -> Act {
         let mut script = self.script.lock().unwrap();
         let act = match script.get_mut(file_name) {
@@ -78,6 +86,15 @@ impl Reader {
         let begun = Begun { file_name: file_name.to_owned(), at: Instant::now(), act: act.clone() };
         self.begun.lock().unwrap().push(begun);
         act
+    }
+}
+
+/// Says when the work on a file is over, however it ends.
+struct Ends<'a>(&'a Reader, &'a str);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.ended.lock().unwrap().push((self.1.to_owned(), Instant::now()));
     }
 }
 
@@ -103,7 +120,9 @@ impl Extract for Reader {
         let text = String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned();
         let read = Extraction { mime_type: "text/plain".into(), content: Some(text), ..Extraction::default() };
         tokio::task::yield_now().await;
-        match self.next(&hints.file_name) {
+        let act = self.next(&hints.file_name);
+        let _ends = Ends(self, &hints.file_name);
+        match act {
             Act::Reads => Ok(read),
             Act::Takes(time) => {
                 tokio::time::sleep(time).await;

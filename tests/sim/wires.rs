@@ -28,17 +28,20 @@ pub struct Asking {
     pub number: usize,
 }
 
-/// Where the wires are cut: before the service hears of the call, or after it has acted.
+/// Where the wires are cut: before the service hears of the call, or after it has acted. Or the caller's own code panics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
     Before,
     After,
+    Panics,
 }
 
 type Trap = Box<dyn FnMut(&Asking) -> Option<Cut> + Send>;
 
 /// All wires of one worker.
 pub struct Wires {
+    /// The incarnation whose wires they are.
+    pub run: String,
     cut: CancellationToken,
     trap: Mutex<Option<Trap>>,
     asked: Mutex<usize>,
@@ -49,13 +52,14 @@ pub struct Wires {
 
 impl Wires {
     /// Wires of somebody who cannot die.
-    pub fn new(books: Arc<Books>) -> Arc<Self> {
-        Self::of(books, None)
+    pub fn new(books: Arc<Books>, run: String) -> Arc<Self> {
+        Self::of(books, run, None)
     }
 
     /// A cut ends this life.
-    pub fn of(books: Arc<Books>, life: Option<Arc<Life>>) -> Arc<Self> {
+    pub fn of(books: Arc<Books>, run: String, life: Option<Arc<Life>>) -> Arc<Self> {
         Arc::new(Self {
+            run,
             cut: CancellationToken::new(),
             trap: Mutex::default(),
             asked: Mutex::default(),
@@ -107,11 +111,13 @@ impl Wires {
             *asked - 1
         };
         let sprung = match &mut *self.trap.lock().unwrap() {
-            Some(trap) if !self.is_cut() => trap(&Asking { verb, place, number }),
+            Some(trap) if !self.is_cut() => trap(&Asking { verb, place: place.clone(), number }),
             Some(_) | None => None,
         };
-        if sprung == Some(Cut::Before) {
-            self.cut_now();
+        match sprung {
+            Some(Cut::Before) => self.cut_now(),
+            Some(Cut::Panics) => panic!("told to, before {verb} {place}"),
+            Some(Cut::After) | None => {}
         }
         tokio::select! {
             biased;

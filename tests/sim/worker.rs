@@ -3,6 +3,7 @@
 //! Promises that the books are looked at before every call and at the end, and compared with what the queue itself
 //! remembers; a test that asks for nothing still asks for that (P10).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use quittance::attempts::AttemptsLog;
 use quittance::books::{Books, BooksLine};
 use quittance::clock::WallClock;
 use quittance::config::{OnExtractionError, OnMissingObject, TenantFrom};
+use quittance::crash_loop::CrashLoop;
 use quittance::dead_letter::DeadLetters;
 use quittance::gate::Gate;
 use quittance::index::SidePath;
@@ -17,7 +19,7 @@ use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
 use quittance::index::replay::Replayer;
 use quittance::message::s3_event::{Source, Wanted};
-use quittance::message::{DocumentId, Namespace};
+use quittance::message::{DocumentId, MessageId, Namespace};
 use quittance::outcome::Rules;
 use quittance::pipeline::{Pipeline, Seat};
 use quittance::process::Processor;
@@ -94,6 +96,7 @@ pub struct Site {
     pub restless: Option<f64>,
     lines: Arc<Mutex<Vec<Told>>>,
     temp: tempfile::TempDir,
+    incarnations: AtomicUsize,
     _listening: tracing::subscriber::DefaultGuard,
 }
 
@@ -112,8 +115,14 @@ impl Site {
             restless: None,
             lines,
             temp: tempfile::tempdir().unwrap(),
+            incarnations: AtomicUsize::new(0),
             _listening: listening,
         }
+    }
+
+    /// Of a worker that is about to start: never the same twice.
+    pub fn next_run(&self, who: &str) -> String {
+        format!("{who}-{}", self.incarnations.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The facts of this name, in order.
@@ -132,6 +141,24 @@ impl Site {
         let word = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
         let lines = self.lines("message_settled");
         lines.iter().map(|line| format!("{}/{}", word(line, "outcome"), word(line, "settlement"))).collect()
+    }
+
+    /// Of a message; as it lies in the store.
+    pub fn attempts_of(&self, message: &MessageId) -> Option<Value> {
+        let key = quittance::store::layout::attempts(&namespace(), message);
+        self.world.store.object(RESULTS, &key).map(|object| serde_json::from_slice(&object.body).unwrap())
+    }
+
+    /// Attempts records that hold something against their message: a failure or a mark.
+    pub fn troubles(&self) -> Vec<String> {
+        let records = self.world.store.keys(RESULTS, "attempts/").into_iter();
+        let told =
+            records.map(|key| String::from_utf8(self.world.store.object(RESULTS, &key).unwrap().body.into()).unwrap());
+        told.filter(|body| {
+            let record: Value = serde_json::from_str(body).unwrap();
+            record["failed"] != 0 || record["begun"].is_array()
+        })
+        .collect()
     }
 
     fn store(&self, who: &str, wires: &Arc<Wires>) -> Arc<dyn Store> {
@@ -155,12 +182,7 @@ impl Site {
                 bucket: RESULTS.into(),
                 clock: self.clock(),
             },
-            attempts: AttemptsLog {
-                store: self.store(who, wires),
-                bucket: RESULTS.into(),
-                namespace: namespace(),
-                clock: self.clock(),
-            },
+            attempts: self.attempts(who, wires),
             books: Arc::clone(books),
             rules: Rules {
                 max_attempts: setup.max_attempts,
@@ -172,6 +194,20 @@ impl Site {
             visibility: setup.visibility,
             lease_clock: self.world.clock.lease_clock(),
         }
+    }
+
+    fn attempts(&self, who: &str, wires: &Arc<Wires>) -> AttemptsLog {
+        AttemptsLog {
+            store: self.store(who, wires),
+            bucket: RESULTS.into(),
+            namespace: namespace(),
+            clock: self.clock(),
+            run: wires.run.clone(),
+        }
+    }
+
+    pub fn crash_loop(&self, who: &str, setup: &Setup, wires: &Arc<Wires>) -> CrashLoop {
+        CrashLoop::new(self.attempts(who, wires), setup.max_receive_count, setup.visibility)
     }
 
     /// The critical path without a side path of its own (`lane`: the way into the index).
@@ -208,7 +244,7 @@ impl Site {
         let books = Arc::new(Books::default());
         let seed = self.world.seed ^ self.restless.map_or(0, |_| of_name(who));
         let life = Life::new(who, self.world.ticks.clone(), seed, self.restless.unwrap_or(0.0));
-        let wires = Wires::of(Arc::clone(&books), Some(Arc::clone(&life)));
+        let wires = Wires::of(Arc::clone(&books), self.next_run(who), Some(Arc::clone(&life)));
         let jitter = Arc::new(Jitter::seeded(seed));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
@@ -227,11 +263,13 @@ impl Site {
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
         }
         let gate = Arc::new(Gate::new(Arc::clone(&jitter)));
+        let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
             desk: self.desk(who, setup, &wires, &books),
             processor: Arc::new(self.processor(who, setup, &wires, &books, lane)),
             gate: Arc::clone(&gate),
+            crash_loop,
             lane: drive,
             replayer,
             books: Arc::clone(&books),
@@ -308,6 +346,11 @@ impl Worker {
 
     pub fn has_ended(&self) -> bool {
         self.run.is_finished()
+    }
+
+    /// Waits for the end that a broken settler makes.
+    pub async fn broken(self) -> SettlerBroken {
+        self.run.await.unwrap().unwrap_err()
     }
 
     /// Asks for the end without waiting for it.

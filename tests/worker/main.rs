@@ -15,6 +15,7 @@ mod world;
 
 mod body_shapes;
 mod crash;
+mod crash_loop;
 mod dead_letters;
 mod keys;
 mod main_job;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::waiting::{LONG, eventually, holds};
 /// What a worker is to be started with.
 #[derive(Clone)]
 pub struct Launch {
+    pub program: PathBuf,
     pub environment: BTreeMap<String, String>,
 }
 
@@ -22,7 +24,7 @@ impl Launch {
     pub fn bare() -> Self {
         let kept = std::env::vars()
             .filter(|(name, _)| name.starts_with("AWS_") || ["PATH", "HOME", "NO_PROXY"].contains(&name.as_str()));
-        Self { environment: kept.collect() }
+        Self { program: env!("CARGO_BIN_EXE_worker").into(), environment: kept.collect() }
     }
 
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
@@ -36,13 +38,24 @@ impl Launch {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+        let mut command = Command::new(&self.program);
         command.args(arguments).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }
 
     /// Starts `worker` and waits for its `ready`.
     pub async fn start(&self) -> Worker {
+        let mut worker = self.spawn();
+        eventually("the worker's ready line", LONG, async || {
+            assert_eq!(worker.ended(), None, "the worker ended before it was ready");
+            worker.facts("ready").pop().ok_or("nothing")
+        })
+        .await;
+        worker
+    }
+
+    /// Starts `worker`.
+    pub fn spawn(&self) -> Worker {
         let mut child = self.command(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log: Arc<Mutex<Vec<Line>>> = Arc::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -53,13 +66,7 @@ impl Launch {
                 written.lock().unwrap().push(line);
             }
         });
-        let mut worker = Worker { child, log };
-        eventually("the worker's ready line", LONG, async || {
-            assert_eq!(worker.ended(), None, "the worker ended before it was ready");
-            worker.facts("ready").pop().ok_or("nothing")
-        })
-        .await;
-        worker
+        Worker { child, log }
     }
 
     /// Runs a command to its end.
@@ -158,7 +165,8 @@ impl Worker {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    fn ended(&mut self) -> Option<ExitStatus> {
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 

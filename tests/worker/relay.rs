@@ -17,6 +17,9 @@ pub enum Fate {
     Pass,
     /// Goes nowhere until the rule says otherwise.
     Hold,
+    /// Is answered with 503 and goes nowhere.
+    #[allow(dead_code)] // by `tests/kill`, which shares this file
+    Refuse,
     /// Is carried out, but its reply is lost: the connection breaks instead.
     LoseReply,
 }
@@ -167,6 +170,13 @@ fn requests(number: u64, mut client: &TcpStream, mut server: &TcpStream, shared:
             }
             let Some(head) = Head::parse(&buffer[..length]) else { return };
             match let_through(number, head, client, shared) {
+                Some(Fate::Refuse) => {
+                    // The rest of the request is not waited for: the connection ends with the answer.
+                    drop(client.write_all(
+                        b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                    ));
+                    return;
+                }
                 Some(fate) => *lose.lock().unwrap() = fate == Fate::LoseReply,
                 None => return,
             }
