@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::LeaseClock;
 use crate::message::Message;
 use crate::outcome::Judgement;
 
@@ -42,7 +43,7 @@ pub enum Word {
 pub struct Admission {
     /// What was received, each with its seat.
     pub batch: Vec<(Message, Seat)>,
-    /// When the receive request was sent: leases count from here.
+    /// When the receive request was sent, by the [`LeaseClock`]: leases count from here.
     pub sent: Instant,
     /// Where the leases go. A delivery whose twin is in work here gets none.
     pub reply: oneshot::Sender<Vec<Lease>>,
@@ -60,6 +61,7 @@ pub struct Settled {
 
 /// How long a receipt is ours, as far as anybody in this process knows; readable from every thread.
 pub struct Term {
+    clock: LeaseClock,
     born: Instant,
     deadline_us: AtomicU64,
     ended: CancellationToken,
@@ -67,10 +69,10 @@ pub struct Term {
 }
 
 impl Term {
-    /// A term that ends at `deadline` unless moved.
-    pub fn until(born: Instant, deadline: Instant) -> Arc<Self> {
-        let term =
-            Self { born, deadline_us: AtomicU64::new(0), ended: CancellationToken::new(), why: Mutex::new(None) };
+    /// A term that ends at `deadline` unless moved; both by `clock`.
+    pub fn until(clock: LeaseClock, born: Instant, deadline: Instant) -> Arc<Self> {
+        let (deadline_us, why) = (AtomicU64::new(0), Mutex::new(None));
+        let term = Self { clock, born, deadline_us, ended: CancellationToken::new(), why };
         term.move_to(deadline);
         Arc::new(term)
     }
@@ -88,7 +90,8 @@ impl Term {
 
     /// SQS holds the message for us, even where the work had to stop.
     pub fn is_in_time(&self) -> bool {
-        self.born.elapsed().as_micros() < u128::from(self.deadline_us.load(Ordering::Acquire))
+        let age = self.clock.now().saturating_duration_since(self.born);
+        age.as_micros() < u128::from(self.deadline_us.load(Ordering::Acquire))
     }
 
     /// The work must stop.

@@ -77,7 +77,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Runs until stopped; the books as they are at the end. `ready` is called when intake starts.
     pub async fn run(self, stop: Stop, ready: impl FnOnce()) -> Result<BooksLine, SettlerBroken> {
-        let visibility = self.desk.visibility;
+        let (visibility, clock) = (self.desk.visibility, self.desk.lease_clock.clone());
         let (intake, words) = Intake::new(self.concurrency);
         let mut settler = start_settler(Settler::new(self.desk, words), self.seat);
 
@@ -112,6 +112,7 @@ impl Pipeline {
                 wait: self.poll_wait,
                 visibility,
                 jitter: Arc::clone(&self.jitter),
+                clock: clock.clone(),
                 polling: polling.clone(),
             };
             let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));

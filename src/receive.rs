@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::clock::LeaseClock;
 use crate::events::{self, Event};
 use crate::gate::{Gate, Passage};
 use crate::lease::{Intake, Lease};
@@ -38,6 +38,8 @@ pub struct Receiver {
     pub visibility: Duration,
     /// Spread of retries.
     pub jitter: Arc<Jitter>,
+    /// Tells when a poll is sent.
+    pub clock: LeaseClock,
     /// Shared by the pollers, and closed: over when none of them will ask any more.
     pub polling: TaskTracker,
 }
@@ -89,7 +91,7 @@ impl Receiver {
                 continue;
             }
             // Not cancelled by the stop: an aborted poll still hides what it was about to hand out.
-            let sent = Instant::now();
+            let sent = self.clock.now();
             let poll = self.queue.receive(BatchSize::clamped(seats.len()), self.wait, self.visibility);
             let trouble = match tokio::time::timeout(self.wait + POLL_GRACE, poll).await {
                 Ok(Ok(messages)) => {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::attempts::AttemptsLog;
 use crate::books::{Books, End, ReceiptNumber};
-use crate::clock::rfc3339;
+use crate::clock::{LeaseClock, rfc3339};
 use crate::dead_letter::{DeadLetters, Origin};
 use crate::events::{self, Event};
 use crate::heartbeat::Span;
@@ -55,6 +55,8 @@ pub struct Desk {
     pub jitter: Jitter,
     /// Lease length.
     pub visibility: Duration,
+    /// What leases are counted by.
+    pub lease_clock: LeaseClock,
 }
 
 impl Desk {
@@ -109,7 +111,7 @@ impl Settler {
     /// Runs until nobody can speak any more and every receipt has its end.
     pub async fn run(mut self) -> Result<(), SettlerBroken> {
         loop {
-            let wake = self.act(Instant::now());
+            let wake = self.act(self.desk.lease_clock.now());
             if !self.listening && self.held.is_empty() {
                 return Ok(());
             }
@@ -126,10 +128,10 @@ impl Settler {
                     // Everything has been said. What SQS does not acknowledge within the margin is lease_lost.
                     None => {
                         self.listening = false;
-                        self.last_call = Some(Instant::now() + SETTLE_MARGIN);
+                        self.last_call = Some(self.desk.lease_clock.now() + SETTLE_MARGIN);
                     }
                 },
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(self.desk.lease_clock.timer(wake)) => {}
             }
         }
     }
@@ -153,7 +155,7 @@ impl Settler {
             let number = LeaseNumber(self.next);
             self.next += 1;
             let message = Arc::new(message);
-            let term = Term::until(sent, span.deadline);
+            let term = Term::until(self.desk.lease_clock.clone(), sent, span.deadline);
             leases.push(Lease::new(number, Arc::clone(&message), Arc::clone(&term), seat));
             let held = Held {
                 receipt,
@@ -206,7 +208,7 @@ impl Settler {
         self.desk.books.changes(&judgement.reports, judgement.abandoned);
         held.judgement = judgement;
         held.permit = Some(permit);
-        let now = Instant::now();
+        let now = self.desk.lease_clock.now();
         let capped = held.term.why_ended() == Some(CAPPED);
         let lost = !capped && !held.term.is_live();
         let finished = held.judgement.verdict.is_finished();
@@ -258,7 +260,7 @@ impl Settler {
             }
             Ended::Finished { numbers, replies } => {
                 // One instant for all: what failed together is asked again together.
-                let again = Instant::now() + self.desk.jitter.half_to_one(TRY_AGAIN);
+                let again = self.desk.lease_clock.now() + self.desk.jitter.half_to_one(TRY_AGAIN);
                 for (position, number) in numbers.into_iter().enumerate() {
                     self.hear_final(number, entry(&replies, position), again);
                 }
@@ -267,7 +269,7 @@ impl Settler {
     }
 
     fn hear_prepared(&mut self, number: LeaseNumber, prepared: Prepared) {
-        let now = Instant::now();
+        let now = self.desk.lease_clock.now();
         let Some(held) = self.held.get_mut(&number) else { return };
         let (last, end) = match prepared {
             Prepared::Lost { account } => {
@@ -294,7 +296,7 @@ impl Settler {
         sent: Instant,
         reply: Reply,
     ) {
-        let again = Instant::now() + self.desk.jitter.half_to_one(TRY_AGAIN);
+        let again = self.desk.lease_clock.now() + self.desk.jitter.half_to_one(TRY_AGAIN);
         let Some(held) = self.held.get_mut(&number) else { return };
         held.busy = false;
         if held.receipt != receipt {

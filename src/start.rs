@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::attempts::AttemptsLog;
 use crate::books::Books;
-use crate::clock::{SystemClock, WallClock};
+use crate::clock::{LeaseClock, SystemClock, WallClock};
 use crate::config::{OpenSearchAuth, OpenSearchConfig, WorkerConfig, exit};
 use crate::dead_letter::DeadLetters;
 use crate::events::{self, Event};
@@ -319,6 +319,7 @@ fn desk(
         },
         jitter: Jitter::from_entropy(),
         visibility: config.visibility,
+        lease_clock: LeaseClock::of_system(),
     }
 }
 

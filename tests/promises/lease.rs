@@ -103,6 +103,26 @@ async fn an_extension_counts_from_when_it_was_sent() {
     assert_eq!(line.lease_lost, 1);
 }
 
+/// P19: the monotonic clock stands still while a machine is suspended, SQS does not. The work would have written five
+/// seconds after waking, long before its timers tell that the lease is over.
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_wakes_after_its_lease_writes_nothing() {
+    for (slept, writes) in [(30, 1), (600, 0)] {
+        let site = Site::new(1);
+        site.reader.plan("a.txt", [Act::Takes(10 * SECOND), Act::Reads]);
+        site.world.upload("a.txt", "text", 1);
+        let worker = site.start("w", &Setup { replay: false, ..Setup::default() });
+        until("it is in work", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+        sleep(5 * SECOND).await;
+        site.world.clock.suspend(slept * SECOND);
+        sleep(10 * SECOND).await;
+        assert_eq!(site.world.store.keys(RESULTS, "processed/").len(), writes, "after {slept} s");
+        site.until_empty().await;
+        let line = worker.stop().await;
+        assert_eq!((line.lease_lost, line.done), (1 - writes as u64, 1), "after {slept} s: {line:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_receipt_that_went_to_another_worker_ends_the_work_of_the_first() {
     for code in ["MessageNotInflight", "ReceiptHandleIsInvalid"] {

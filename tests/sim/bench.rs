@@ -64,7 +64,7 @@ impl Bench {
 
     /// One poll, and when it was sent; nobody has heard of its messages yet.
     pub async fn poll(&self, most: usize) -> (Vec<Message>, Instant) {
-        let sent = Instant::now();
+        let sent = self.site.world.clock.lease_clock().now();
         let wait = Duration::from_secs(60);
         let messages = self.queue().receive(BatchSize::clamped(most), wait, self.setup.visibility).await;
         (messages.unwrap(), sent)

@@ -8,10 +8,11 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use quittance::clock::WallClock;
+use quittance::clock::{LeaseClock, WallClock};
 use quittance::message::MessageId;
 use quittance::store::ObjectHead;
 use serde_json::{Value, json};
@@ -95,11 +96,12 @@ impl World {
 pub struct SimClock {
     started: Instant,
     step_ms: Arc<AtomicI64>,
+    suspended_ms: Arc<AtomicU64>,
 }
 
 impl Default for SimClock {
     fn default() -> Self {
-        Self { started: Instant::now(), step_ms: Arc::default() }
+        Self { started: Instant::now(), step_ms: Arc::default(), suspended_ms: Arc::default() }
     }
 }
 
@@ -107,6 +109,16 @@ impl SimClock {
     /// Sets the wall clock forward or back; no lease may notice.
     pub fn step(&self, milliseconds: i64) {
         self.step_ms.fetch_add(milliseconds, Ordering::Relaxed);
+    }
+
+    /// The machine of all workers sleeps and wakes: its monotonic clock, and so tokio's, does not know.
+    pub fn suspend(&self, time: Duration) {
+        self.suspended_ms.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    pub fn lease_clock(&self) -> LeaseClock {
+        let suspended = Arc::clone(&self.suspended_ms);
+        LeaseClock::with(move || Duration::from_millis(suspended.load(Ordering::Relaxed)))
     }
 }
 

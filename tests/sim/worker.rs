@@ -161,6 +161,7 @@ impl Site {
             },
             jitter: Jitter::seeded(self.world.seed ^ 1),
             visibility: setup.visibility,
+            lease_clock: self.world.clock.lease_clock(),
         }
     }
 
