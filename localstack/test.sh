@@ -30,6 +30,8 @@ step "bans, licences, sources"           make --no-print-directory deny
 # built first: the stack need not run while the compiler does
 step "build the tests"                   cargo test --locked --all-targets --no-run
 step "all tests, with the real services" make --no-print-directory real
+step "build a worker with failpoints"    make --no-print-directory build-kill
+step "kill -9, at failpoints and at random" make --no-print-directory kill
 step "documentation tests"               cargo test --locked --doc
 step "the demo"                          demo
 printf '\n==== all passed in %d s\n' "$SECONDS"

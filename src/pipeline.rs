@@ -14,20 +14,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::books::{Books, BooksLine};
-use crate::crash_loop::{CrashLoop, Stay};
+use crate::crash_loop::{Company, CrashLoop, Stay};
 use crate::events::{self, Event};
-use crate::gate::Gate;
+use crate::gate::{Gate, Probe};
 use crate::index::replay::Replayer;
 use crate::lease::{Intake, Lease};
 use crate::message::detail::detail;
 use crate::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, Verdict};
+use crate::pause::Watch;
 use crate::process::{Processor, Progress, Scope, Stopped};
 use crate::queue::Queue;
 use crate::receive::{Receiver, pollers};
 use crate::retry::Jitter;
 use crate::settle::{Desk, Settler, SettlerBroken};
 use crate::shutdown::Stop;
-use crate::store::Store;
+use crate::spawn::tied;
 
 /// How often the books are written down.
 const BOOKS_EVERY: Duration = Duration::from_secs(60);
@@ -63,10 +64,10 @@ pub struct Pipeline {
     pub books: Arc<Books>,
     /// Spread of polls.
     pub jitter: Arc<Jitter>,
-    /// For the gate's probes: the store and every bucket that intake needs.
-    pub store: Arc<dyn Store>,
-    /// See `store`.
-    pub needed_buckets: Vec<String>,
+    /// The buckets that intake needs, for the gate.
+    pub probe: Probe,
+    /// Looks at the fleet-wide pause; `None` only where nobody could pause.
+    pub pause: Option<Watch>,
     /// `WORKER_CONCURRENCY`.
     pub concurrency: usize,
     /// `WaitTimeSeconds`.
@@ -87,17 +88,20 @@ impl Pipeline {
         // Beside the road: these end after the work, for the work uses them.
         let beside = TaskTracker::new();
         let end_of_work = CancellationToken::new();
-        beside.spawn(write_books(Arc::clone(&self.books), end_of_work.clone()));
-        beside.spawn(Arc::clone(&self.gate).probe_while_shut(self.store, self.needed_buckets, end_of_work.clone()));
+        beside.spawn(tied(write_books(Arc::clone(&self.books), end_of_work.clone())));
+        beside.spawn(tied(Arc::clone(&self.gate).probe_while_shut(self.probe, end_of_work.clone())));
+        if let Some(pause) = self.pause {
+            beside.spawn(tied(pause.run(Arc::clone(&self.gate), end_of_work.clone())));
+        }
         if let Some(lane) = self.lane {
             let end = end_of_work.clone();
             // Cut off at the end: nobody waits for what is still queued, and a sick index must not delay the exit.
-            beside.spawn(async move {
+            beside.spawn(tied(async move {
                 tokio::select! { biased; () = end.cancelled() => {}, () = lane => {} }
-            });
+            }));
         }
         if let Some(replayer) = self.replayer {
-            beside.spawn(replayer.run(end_of_work.clone()));
+            beside.spawn(tied(replayer.run(self.gate.pauses(), end_of_work.clone())));
         }
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());
@@ -118,10 +122,10 @@ impl Pipeline {
             };
             let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));
             let (crash_loop, ends) = (Arc::clone(&self.crash_loop), (stop.stop.clone(), give_back.clone()));
-            polls.spawn(receiver.run(stop.stop.clone(), move |lease| {
+            polls.spawn(tied(receiver.run(stop.stop.clone(), move |lease| {
                 let (processor, gate) = (Arc::clone(&processor), Arc::clone(&gate));
-                work.spawn(receipt(lease, processor, gate, Arc::clone(&crash_loop), ends.clone()));
-            }));
+                work.spawn(tied(receipt(lease, processor, gate, Arc::clone(&crash_loop), ends.clone())));
+            })));
         }
         drop(intake); // the receivers hold the road now: when they and every lease are gone, the settler may end
         drop(self.processor);
@@ -134,6 +138,7 @@ impl Pipeline {
             () = stop.stop.cancelled() => {}
             broken = &mut settler => return Err(how_it_broke(broken)),
         }
+        self.gate.leave(); // what waits for the end of an outage goes back now, and not at the deadline
         let in_flight = self.books.snapshot(false).in_flight;
         events::Stopping { signal: stop.why(), in_flight, drain_seconds: self.drain.as_secs() }.emit();
         let asked = Instant::now();
@@ -190,7 +195,7 @@ fn how_it_broke(end: SettlerEnd) -> SettlerBroken {
 fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), SettlerBroken>> {
     let (end, ended) = oneshot::channel();
     match seat {
-        Seat::Here => drop(tokio::spawn(async move { drop(end.send(settler.run().await)) })),
+        Seat::Here => drop(tokio::spawn(tied(async move { drop(end.send(settler.run().await)) }))),
         Seat::OwnThread => {
             let thread = std::thread::Builder::new().name("settler".into()).spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -207,8 +212,8 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
     ended
 }
 
-/// The task of one receipt: holds the lease, awaits the work spawned inside it. Public for the tests that cut it short.
-/// From `stop` on what has not begun is returned, from `give_back` on what has begun too.
+/// The task of one receipt: holds the lease until its work is judged, or has to wait elsewhere. From `stop` on what has
+/// not begun is returned, from `give_back` on what has begun too. Public for the tests that cut it short.
 pub async fn receipt(
     mut lease: Lease,
     processor: Arc<Processor>,
@@ -216,27 +221,61 @@ pub async fn receipt(
     crash_loop: Arc<CrashLoop>,
     (stop, give_back): (CancellationToken, CancellationToken),
 ) {
-    let Some(permit) = lease.permit() else { return };
-    let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
-    let begun = tokio::select! {
-        biased;
-        () = term.ended() => Err(Stay::Stopping),
-        () = give_back.cancelled() => Err(Stay::Stopping),
-        begun = crash_loop.begin(&mut lease, &stop) => begun,
-    };
-    let company = match begun {
-        Ok(company) => company,
-        Err(stay) => return lease.settle(Judgement::without_work(unbegun(stay, &gate))),
-    };
+    let term = Arc::clone(lease.term());
+    let (mut leave, mut kept) = (None, None);
+    loop {
+        let begun = match leave.take() {
+            Some(company) => Ok(company), // one mark is enough for all that is tried under this lease
+            None => tokio::select! {
+                biased;
+                () = term.ended() => Err(Stay::Stopping),
+                () = give_back.cancelled() => Err(Stay::Stopping),
+                begun = crash_loop.begin(&mut lease, &stop) => begun,
+            },
+        };
+        let judgement = match begun {
+            Ok(company) => {
+                let Some(judgement) = work_on(&lease, &company, &processor, &gate, &give_back).await else { return };
+                leave = Some(company);
+                judgement
+            }
+            Err(stay) => Judgement::without_work(unbegun(stay, &gate)),
+        };
+        kept = gate.keep(&judgement.verdict, lease.message().receive_count, kept);
+        let again = match &mut kept {
+            None => false,
+            Some(kept) => tokio::select! {
+                biased;
+                () = term.ended() => false,
+                () = give_back.cancelled() => false,
+                again = kept.again() => again,
+            },
+        };
+        if !again {
+            return lease.settle(judgement);
+        }
+    }
+}
+
+/// Once through the work, spawned inside of the lease's scope; `None`: the lease is nobody's any more.
+async fn work_on(
+    lease: &Lease,
+    company: &Company,
+    processor: &Arc<Processor>,
+    gate: &Gate,
+    give_back: &CancellationToken,
+) -> Option<Judgement> {
+    let permit = lease.permit()?;
+    let (message, term, company) = (Arc::clone(lease.message()), Arc::clone(lease.term()), company.clone());
     let progress = Arc::new(Progress::default());
     // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
-    let mut work = AbortOnDropHandle::new(tokio::spawn({
-        let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
+    let mut work = AbortOnDropHandle::new(tokio::spawn(tied({
+        let (term, progress, processor) = (Arc::clone(&term), Arc::clone(&progress), Arc::clone(processor));
         async move {
             let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new((permit, company)) };
             processor.message(&message, &scope, &progress).await
         }
-    }));
+    })));
     let ended = tokio::select! {
         biased;
         ended = &mut work => ended,
@@ -259,20 +298,28 @@ pub async fn receipt(
         Err(Some(panic)) => Verdict::Panicked(panic),
         Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,
     };
-    lease.settle(Judgement { verdict, reports, abandoned, cut_short });
+    match &verdict {
+        Verdict::Judged(Outcome::Done | Outcome::Superseded | Outcome::Retry(RetryReason::Systemic(..))) => {}
+        Verdict::Judged(Outcome::Skip(_) | Outcome::Retry(_) | Outcome::Reject(_))
+        | Verdict::Panicked(_)
+        | Verdict::Cancelled => gate.undecided(),
+    }
+    Some(Judgement { verdict, reports, abandoned, cut_short })
 }
 
+/// Work that has not begun; only a store that is sick is the gate's concern.
 fn unbegun(stay: Stay, gate: &Gate) -> Verdict {
-    match stay {
+    let verdict = match stay {
         Stay::Sick(detail) => {
             let sick = Outcome::Retry(RetryReason::Systemic(Dependency::Results, detail));
-            Verdict::Judged(gate.weigh("", sick))
+            return Verdict::Judged(gate.weigh("", sick));
         }
-        // Not the gate's concern: no dependency has said anything.
         Stay::TooLong(detail) => Verdict::Judged(Outcome::Retry(RetryReason::Systemic(Dependency::Host, detail))),
         Stay::Condemned(detail) => Verdict::Judged(Outcome::Reject(RejectReason::CrashLoop(detail))),
         Stay::Stopping => Verdict::Cancelled,
-    }
+    };
+    gate.undecided();
+    verdict
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.

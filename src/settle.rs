@@ -27,6 +27,7 @@ use crate::outcome::{Account, Judgement, Outcome, OutcomeName, Rules, Settlement
 use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
 use crate::shutdown::SETTLE_MARGIN;
+use crate::spawn::tied;
 
 mod calls;
 mod clear;
@@ -257,7 +258,7 @@ impl Settler {
                     closing: self.closing.clone(),
                 };
                 let work = prepare(Arc::clone(&self.desk), case);
-                self.calls.spawn(async move { Ended::Prepared(number, work.await) });
+                self.calls.spawn(tied(async move { Ended::Prepared(number, work.await) }));
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::events::{self, Event};
 use crate::lease::{LeaseNumber, Term};
 use crate::message::Message;
 use crate::retry::Backoff;
+use crate::spawn::tied;
 
 /// Of a message that comes back. A store that is away for longer leaves the mark there.
 const HOLD: Duration = Duration::from_secs(300);
@@ -48,10 +49,10 @@ impl Settler {
         let patience = if lost || finished { Patience::Briefly } else { Patience::Hold };
         let (desk, closing) = (Arc::clone(&self.desk), self.closing.clone());
         let (message, term) = (Arc::clone(&held.message), Arc::clone(&held.term));
-        self.calls.spawn(async move {
+        self.calls.spawn(tied(async move {
             clear(&desk, &message, owed, patience, &term, &closing).await;
             Ended::Cleared(number)
-        });
+        }));
     }
 }
 

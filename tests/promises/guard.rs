@@ -136,7 +136,7 @@ async fn polled<F: Future>(most: usize, work: F) -> Option<F::Output> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_is_dropped_at_any_await_speaks_once_and_is_returned() {
+async fn a0_4_work_that_is_dropped_at_any_await_speaks_once_and_is_returned() {
     for polls in 0.. {
         let (bench, lease) = one_lease().await;
         let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);
@@ -214,7 +214,7 @@ async fn a_shutdown_at_any_instant_settles_each_receipt_once() {
         assert_eq!(line.deleted + line.returned, line.received, "at {instant} half seconds: {line:?}");
         assert_eq!(history::really_deleted(&site.world.queue).len() as u64, line.deleted, "at {instant} half seconds");
         history::durable_before_deleted(&site.world, "first");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
         cut_short += line.returned;
         let all_done = line.deleted == 3;
         // What was returned is there at once for the next.

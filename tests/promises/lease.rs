@@ -167,7 +167,7 @@ async fn two_deliveries_in_one_process_are_one_work_settled_by_the_newer_handle(
         assert_eq!(site.reader.works("a.txt"), 1, "{name}");
         assert_eq!((line.done, line.lease_lost), (1, line.received - 1), "{name}: {line:?}");
         assert_eq!((line.changes_parsed, history::really_deleted(&site.world.queue).len()), (1, 1), "{name}");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
     }
 }
 

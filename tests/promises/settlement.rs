@@ -125,7 +125,7 @@ async fn deletes_that_nobody_acknowledges_are_lease_lost_at_the_end_of_the_lease
         assert_eq!(site.lines("delete_failed").len(), 3, "{name}");
         assert!(site.lines("delete_failed").iter().all(|line| line["tries"].as_u64() > Some(1)), "{name}");
         assert_eq!(history::really_deleted(&site.world.queue).len(), really_deleted, "{name}");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
     }
 }
 
@@ -157,9 +157,9 @@ async fn under_slow_deletes_no_more_is_in_flight_than_the_limit() {
     }
     let line = site.drain(&setup).await;
     assert_eq!(line.done, 60);
-    let most = history::within_the_limit(&site.world.queue, "last", 10);
+    let most = history::within_the_limit(&site.world, "last", 10);
     assert!(most >= 9, "the limit was never approached: {most}");
-    history::one_call_at_a_time(&site.world.queue);
+    history::one_call_at_a_time(&site.world);
 }
 
 /// The first extension goes out at a third of the lease, and takes four seconds here.
@@ -179,7 +179,7 @@ async fn a_verdict_waits_for_the_extension_that_is_under_way() {
             assert_eq!(visible, usize::from(!done), "verdict at {verdict_at} s, done: {done}");
             let (site, line) = bench.finish().await;
             assert_eq!((line.deleted, line.returned), (u64::from(done), u64::from(!done)), "at {verdict_at} s");
-            history::one_call_at_a_time(&site.world.queue);
+            history::one_call_at_a_time(&site.world);
         }
     }
 }
@@ -225,7 +225,7 @@ async fn every_receipt_has_one_end_whatever_sqs_does_to_its_calls() {
         bench.until_settled().await;
         let (site, line) = bench.finish().await;
         assert_eq!(line.dead_lettered, 0, "seed {seed}");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
         lost += line.lease_lost;
     }
     assert!(lost > 100, "only {lost} leases were lost: the faults did nothing");

@@ -208,7 +208,7 @@ fn nothing_is_deleted_before_it_is_durable_whatever_fails() {
         until_replayed(&site).await;
         assert_eq!(in_step(&site, &keys), Ok(()));
         history::durable_before_deleted(&site.world, "w");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
         history::no_write_without_a_lease(&site.world, "w", setup.visibility);
         let reasons: Vec<_> = site.world.dead_letters.live();
         assert_eq!(reasons, []);

@@ -15,6 +15,8 @@ pub enum Act {
     Reads,
     /// Read after this long.
     Takes(Duration),
+    /// Keeps its thread for this long of the wall's time, as a blocking call on an async thread does.
+    Blocks(Duration),
     /// Never answers.
     Hangs,
     /// The worker's own code panics.
@@ -31,8 +33,16 @@ pub enum Act {
 #[derive(Default)]
 pub struct Reader {
     script: Mutex<BTreeMap<String, VecDeque<Act>>>,
-    begun: Mutex<Vec<(String, Instant)>>,
+    begun: Mutex<Vec<Begun>>,
     ended: Mutex<Vec<(String, Instant)>>,
+}
+
+/// A file that somebody began to read, and what happened to it.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    pub file_name: String,
+    pub at: Instant,
+    pub act: Act,
 }
 
 impl Reader {
@@ -41,25 +51,45 @@ impl Reader {
         self.script.lock().unwrap().insert(file_name.to_owned(), acts.into_iter().collect());
     }
 
+    /// From now on nothing hangs that is not hanging already.
+    pub fn heal(&self) {
+        for acts in self.script.lock().unwrap().values_mut() {
+            acts.retain(|act| !matches!(act, Act::Hangs | Act::Lingers(_)));
+        }
+    }
+
     /// How often this file was begun.
     pub fn works(&self, file_name: &str) -> usize {
-        self.begun.lock().unwrap().iter().filter(|(name, _)| name == file_name).count()
+        self.begun.lock().unwrap().iter().filter(|begun| begun.file_name == file_name).count()
+    }
+
+    /// Every beginning, in order.
+    pub fn begun(&self) -> Vec<Begun> {
+        self.begun.lock().unwrap().clone()
+    }
+
+    /// How often files were begun, in all.
+    pub fn all_works(&self) -> usize {
+        self.begun.lock().unwrap().len()
     }
 
     /// From when to when this file was in work, for each time that has ended.
     pub fn spans(&self, file_name: &str) -> Vec<(Instant, Instant)> {
-        let of = |times: &Mutex<Vec<(String, Instant)>>| {
-            let times = times.lock().unwrap();
-            times.iter().filter(|(name, _)| name == file_name).map(|(_, at)| *at).collect::<Vec<_>>()
-        };
-        of(&self.begun).into_iter().zip(of(&self.ended)).collect()
+        let begun = self.begun().into_iter().filter(|begun| begun.file_name == file_name).map(|begun| begun.at);
+        let ended = self.ended.lock().unwrap().clone();
+        begun.zip(ended.into_iter().filter(|(name, _)| name == file_name).map(|(_, at)| at)).collect()
     }
 
     fn next(&self, file_name: &str) -> Act {
-        self.begun.lock().unwrap().push((file_name.to_owned(), Instant::now()));
         let mut script = self.script.lock().unwrap();
-        let Some(acts) = script.get_mut(file_name) else { return Act::Reads };
-        if acts.len() > 1 { acts.pop_front().unwrap() } else { acts.front().cloned().unwrap_or(Act::Reads) }
+        let act = match script.get_mut(file_name) {
+            Some(acts) if acts.len() > 1 => acts.pop_front().unwrap(),
+            Some(acts) => acts.front().cloned().unwrap_or(Act::Reads),
+            None => Act::Reads,
+        };
+        let begun = Begun { file_name: file_name.to_owned(), at: Instant::now(), act: act.clone() };
+        self.begun.lock().unwrap().push(begun);
+        act
     }
 }
 
@@ -100,6 +130,10 @@ impl Extract for Reader {
             Act::Reads => Ok(read),
             Act::Takes(time) => {
                 tokio::time::sleep(time).await;
+                Ok(read)
+            }
+            Act::Blocks(time) => {
+                std::thread::sleep(time);
                 Ok(read)
             }
             Act::Hangs => std::future::pending().await,
