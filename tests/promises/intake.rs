@@ -74,7 +74,7 @@ async fn finish(site: &Site, workers: Vec<Worker>, files: usize, name: &str) {
         done += worker.stop().await.done;
     }
     assert_eq!((done, site.world.dead_letters.live().len()), (files as u64, 0), "{name}");
-    assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new(), "{name}: an attempt was charged");
+    assert_eq!(site.troubles(), Vec::<String>::new(), "{name}: an attempt was charged");
 }
 
 /// The most receives of one message within any hour.
