@@ -412,6 +412,7 @@ async fn chaos(seed: u64) -> Vec<String> {
         Effect::Hidden { id, .. } => format!("hidden {id}"),
         Effect::Deleted { id, handle } => format!("deleted {id} {}", handle.0),
         Effect::MovedToDeadLetters(id) => format!("moved {id}"),
+        Effect::Expired(id) => format!("expired {id}"),
     };
     let effects = world.queue.effects();
     effects.iter().map(|(stamp, effect)| format!("{} {:?} {}", stamp.order, stamp.at - began, told(effect))).collect()

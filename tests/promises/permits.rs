@@ -40,8 +40,8 @@ async fn with_deletes_slower_than_receives_in_flight_stays_at_its_limit_and_the_
 
             // At its limit, and not above: a lost permit would show as less, one that is freed too early as more.
             // (A poll waits for ten seats, so up to nine may wait with it.)
-            let most = history::within_the_limit(&site.world.queue, "w", concurrency);
-            assert!(most + 9 >= concurrency, "{name}: never more than {most} in flight");
+            let most = history::within_the_limit(&site.world, "w", concurrency);
+            assert!(most + 9 >= i64::try_from(concurrency).unwrap(), "{name}: never more than {most} in flight");
             // Memory: what the settler holds is what the books call in flight, and each of its calls has a receipt.
             let (held, calls) = wires.most();
             assert!(held <= concurrency as u64, "{name}: {held} held");
@@ -58,7 +58,7 @@ async fn with_deletes_slower_than_receives_in_flight_stays_at_its_limit_and_the_
                 let rounds = MESSAGES.div_ceil(u32::try_from(concurrency).unwrap() / 10 * 10);
                 assert!(took < round * rounds, "{name}: {took:?} for {rounds} rounds of {round:?}");
             }
-            history::one_call_at_a_time(&site.world.queue);
+            history::one_call_at_a_time(&site.world);
         }
     }
 }
