@@ -57,6 +57,7 @@ async fn every_worker_obeys_within_five_seconds_also_one_that_is_started_meanwhi
     sleep(5 * SECOND).await;
     let obeyed = Instant::now();
     // Open polls end, and none follows. Restarts change nothing, nor does a crash.
+    sleep(20 * SECOND).await;
     for n in 0..10 {
         site.world.upload(&format!("{n}.txt"), "text", 1);
     }
