@@ -71,6 +71,9 @@ async fn run(config: &WorkerConfig, run_id: &str) -> Result<u8, CannotStart> {
     let signals = Signals::take()
         .map_err(|error| CannotStart { line: format!("cannot listen to signals: {error}"), code: exit::EX_TEMPFAIL })?;
     tokio::spawn(signals.obey(stop.clone(), worker.pipeline.gate.clone()));
+    if let Some(admin) = worker.admin {
+        tokio::spawn(admin.serve());
+    }
     tokio::spawn({
         let stop = stop.stop.clone();
         async move {

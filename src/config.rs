@@ -41,12 +41,14 @@ use crate::message::s3_event::Source;
 mod args;
 pub mod exit;
 mod mistakes;
+mod redrive;
 mod search;
 mod urls;
 mod values;
 
 pub use args::{Args, Name, Task, names};
 pub use mistakes::{Mistake, Mistakes};
+pub use redrive::{Order, RedriveArgs, RedriveConfig};
 
 use mistakes::Reader;
 use values::{
@@ -249,7 +251,7 @@ const S3_MAX_OBJECT: u64 = 5 << 40;
 impl WorkerConfig {
     /// The one conversion: flag, else variable, else default; then what must fit together.
     pub fn from_args(args: &Args, around: &Surroundings<'_>) -> Result<Self, Mistakes> {
-        let read = &Reader::new(around.env);
+        let read = &Reader::new(around.env, names());
         let cores = around.cores.clamp(1, MOST_EXTRACTORS).to_string();
         let format = if around.stderr_is_terminal { "text" } else { "json" };
 

@@ -132,7 +132,8 @@ impl DeadLetters {
                 Ok(true)
             }
             Err(QueueError::Refused(_)) => Ok(false),
-            Err(error @ (QueueError::Missing(_) | QueueError::Unavailable(_))) => {
+            // A letter that may not be sent now is not too large: made smaller, it would lose its note for nothing.
+            Err(error @ (QueueError::Missing(_) | QueueError::Denied(_) | QueueError::Unavailable(_))) => {
                 Err(NotSent::Failed(error.to_string()))
             }
         }

@@ -49,7 +49,7 @@ fn is_none<T: Serialize>(value: &T) -> bool {
 
 event!(
     /// Intake starts.
-    Ready, "ready", INFO { queue_url: String, dlq_url: String, results_bucket: String, index: Option<String>, concurrency: usize, }
+    Ready, "ready", INFO { queue_url: String, dlq_url: String, results_bucket: String, index: Option<String>, concurrency: usize, admin: Option<String>, }
 );
 event!(
     /// A receipt was taken on.
@@ -124,12 +124,12 @@ event!(
     BreakerClosed, "breaker_closed", INFO { which: &'static str, open_ms: u64, suppressed: u64, }
 );
 event!(
-    /// Intake is paused.
+    /// Intake and replay are paused.
     Paused, "paused", WARN { by: String, reason: String, }
 );
 event!(
-    /// Intake goes on.
-    Resumed, "resumed", INFO { by: String, }
+    /// A pause was taken back; all goes on unless another still holds.
+    Resumed, "resumed", INFO { by: String, still_paused_by: Option<String>, }
 );
 event!(
     /// A poll of the queue failed.

@@ -1,10 +1,11 @@
 //! The intake gate: whether the queue may be asked for messages at all.
 //!
 //! Promises P6: while a dependency that every message needs is sick, nothing is received, no attempt is spent and
-//! nothing is dead-lettered; the gate is probed without messages and reopens with one. Watches source buckets, the
-//! results bucket and parking; never OpenSearch alone (P4), never the DLQ. Knows no message.
+//! nothing is dead-lettered; the gate is probed without messages ([`probe`]) and reopens with one ([`turns`]), which
+//! stays in hand rather than being received again ([`keep`]). Watches source buckets, the results bucket and parking;
+//! never OpenSearch alone (P4), never the DLQ. Knows no message.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,18 +17,24 @@ use crate::breaker::{Breaker, Habits, Leave, Turn};
 use crate::events::{self, Event};
 use crate::outcome::{Dependency, Outcome, RetryReason};
 use crate::retry::{Backoff, Jitter};
-use crate::store::Store;
 
+mod keep;
+mod probe;
+mod turns;
+
+pub use keep::Kept;
+pub use probe::Probe;
+use probe::{Answer, Suspects};
+use turns::Turns;
+
+/// The probe is asked at the distances of the tries: healing is noticed within a minute where the probe can see it.
 const HABITS: Habits =
     Habits { failures: 3, tries: Backoff { base: Duration::from_secs(4), cap: Duration::from_secs(60) } };
 /// Distinct keys that must fail, and none succeed, before an unclear failure is everybody's (design §2).
 const UNCLEAR_KEYS: usize = 5;
-/// Over this long.
-const UNCLEAR_WINDOW: Duration = Duration::from_secs(60);
-/// While one message decides whether intake reopens, the next is asked for only after this.
-const TRIAL: Duration = Duration::from_secs(5);
-/// One HEAD of a bucket.
-const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// Over this long: a message that is denied spends its attempts in 4 to 8 minutes by default, and in a queue with little
+/// traffic five of them must meet before the first is dead-lettered.
+const UNCLEAR_WINDOW: Duration = Duration::from_secs(600);
 
 /// How many messages may be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,25 +48,40 @@ pub enum Passage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
     Free,
-    /// Nothing is received.
+    /// Nothing is received, nothing is tried.
     Shut,
-    /// The probe was well; one message at a time until one succeeds.
-    Trial,
+    /// The probe is well: one at a time until one succeeds.
+    Half,
 }
+
+/// What those who wait see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Posture {
+    mode: Mode,
+    paused: bool,
+    /// The worker stops: what is kept goes back.
+    leaving: bool,
+}
+
+/// Who holds a pause, as the log says it; `None`: nobody yet, the state is not known.
+type Hand = Option<(String, String)>;
 
 struct State {
     breaker: Breaker,
+    turns: Turns,
+    suspects: Suspects,
     /// Keys of unclear failures since the last success, with their times.
     unclear: BTreeMap<String, Instant>,
-    paused_by: BTreeSet<&'static str>,
-    next_trial: Instant,
+    hands: BTreeMap<&'static str, Hand>,
+    kept: usize,
 }
 
 /// The gate of one worker.
 pub struct Gate {
     state: Mutex<State>,
-    mode: watch::Sender<(Mode, bool)>,
+    posture: watch::Sender<Posture>,
     jitter: Arc<Jitter>,
+    most_receives: Option<u32>,
 }
 
 impl Gate {
@@ -67,49 +89,58 @@ impl Gate {
     pub fn new(jitter: Arc<Jitter>) -> Self {
         let state = State {
             breaker: Breaker::new(HABITS),
+            turns: Turns::new(Instant::now()),
+            suspects: Suspects::default(),
             unclear: BTreeMap::new(),
-            paused_by: BTreeSet::new(),
-            next_trial: Instant::now(),
+            hands: BTreeMap::new(),
+            kept: 0,
         };
-        Self { state: Mutex::new(state), mode: watch::Sender::new((Mode::Free, false)), jitter }
+        let posture = Posture { mode: Mode::Free, paused: false, leaving: false };
+        Self { state: Mutex::new(state), posture: watch::Sender::new(posture), jitter, most_receives: None }
+    }
+
+    /// The gate of a queue with this `maxReceiveCount`: what is short of receives is kept in an outage.
+    pub fn of_queue(self, max_receive_count: Option<u32>) -> Self {
+        Self { most_receives: max_receive_count, ..self }
     }
 
     /// Waits until messages may be asked for.
     pub async fn pass(&self) -> Passage {
-        let mut mode = self.mode.subscribe();
+        let mut posture = self.posture.subscribe();
         loop {
-            let (now_mode, paused) = *mode.borrow_and_update();
-            match (now_mode, paused) {
-                (Mode::Free, false) => return Passage::Free,
-                (Mode::Trial, false) => {
-                    let now = Instant::now();
-                    let wait = self.with(|state| {
-                        let due = state.next_trial;
-                        if now >= due {
-                            state.next_trial = now + TRIAL;
-                        }
-                        due
-                    });
-                    if now >= wait {
-                        return Passage::One;
-                    }
-                    tokio::select! { biased; _ = mode.changed() => {}, () = tokio::time::sleep_until(wait) => {} }
-                }
-                (Mode::Shut, _) | (_, true) => {
-                    if mode.changed().await.is_err() {
-                        return Passage::Free; // cannot be: we hold the sender
-                    }
-                }
+            let seen = *posture.borrow_and_update();
+            let due = match seen.mode {
+                _ if seen.paused => None,
+                Mode::Free => return Passage::Free,
+                Mode::Shut => None,
+                Mode::Half => match self.with(|state| state.turns.ask(Instant::now(), &self.jitter)) {
+                    Ok(()) => return Passage::One,
+                    Err(due) => Some(due),
+                },
+            };
+            tokio::select! {
+                biased;
+                _ = posture.changed() => {} // cannot end: we hold the sender
+                () = sleep_until(due) => {}
             }
         }
     }
 
     /// What was granted before a wait for seats may have been overtaken by an outage or a pause.
     pub fn still_grants(&self, passage: Passage) -> bool {
-        match (passage, *self.mode.borrow()) {
-            (Passage::Free, (Mode::Free, false)) | (Passage::One, (Mode::Trial | Mode::Free, false)) => true,
-            (Passage::Free | Passage::One, _) => false,
+        let Posture { mode, paused, .. } = *self.posture.borrow();
+        match (passage, mode) {
+            _ if paused => false,
+            (Passage::Free, Mode::Free) | (Passage::One, Mode::Half | Mode::Free) => true,
+            (Passage::Free, Mode::Half | Mode::Shut) | (Passage::One, Mode::Shut) => false,
         }
+    }
+
+    /// A try came to nothing: no message, or one that ended before it had asked all that intake needs. The next may
+    /// try at once.
+    pub fn undecided(&self) {
+        self.with(|state| state.turns.undecided(state.kept > 0, Instant::now()));
+        self.posture.send_modify(|_| {}); // wakes a poller that waits for its turn
     }
 
     /// The outcome of a change, as the gate sees it: an unclear failure that is everybody's becomes systemic.
@@ -117,24 +148,25 @@ impl Gate {
         let now = Instant::now();
         match outcome {
             Outcome::Retry(RetryReason::Systemic(dependency, detail)) => {
-                self.sick(dependency, &detail, now);
+                self.sick(dependency, None, &detail, now);
                 Outcome::Retry(RetryReason::Systemic(dependency, detail))
             }
-            Outcome::Retry(RetryReason::Denied(dependency, detail) | RetryReason::Throttled(dependency, detail))
-                if self.unclear(key, now) =>
-            {
-                self.sick(dependency, &detail, now);
+            Outcome::Retry(RetryReason::Denied(dependency, detail)) if self.denied_to_all(dependency, key, now) => {
+                self.sick(dependency, Some(key), &detail, now);
                 Outcome::Retry(RetryReason::Systemic(dependency, detail))
             }
-            Outcome::Retry(RetryReason::Denied(..) | RetryReason::Throttled(..)) => outcome,
+            Outcome::Retry(RetryReason::Throttled(dependency, detail)) if self.unclear(key, now) => {
+                self.sick(dependency, None, &detail, now);
+                Outcome::Retry(RetryReason::Systemic(dependency, detail))
+            }
             Outcome::Done | Outcome::Superseded => {
-                self.with(|state| state.unclear.clear());
                 self.well(now);
                 outcome
             }
-            // Ended before it had asked all that intake needs, and decides nothing: the next message may try at once.
             Outcome::Retry(
-                RetryReason::SourceMissing
+                RetryReason::Denied(..)
+                | RetryReason::Throttled(..)
+                | RetryReason::SourceMissing
                 | RetryReason::Interrupted(_)
                 | RetryReason::ChildCrashed(_)
                 | RetryReason::ChildTimedOut(_)
@@ -143,40 +175,63 @@ impl Gate {
                 | RetryReason::Refused(_),
             )
             | Outcome::Reject(_)
-            | Outcome::Skip(_) => {
-                self.with(|state| state.next_trial = now);
-                // Wakes a poller that waits for its turn.
-                self.mode.send_modify(|_| {});
-                outcome
-            }
+            | Outcome::Skip(_) => outcome,
         }
     }
 
-    /// Stops intake until [`Gate::resume`] by the same hand.
-    pub fn pause(&self, by: &'static str, reason: &str) {
-        if self.with(|state| state.paused_by.insert(by)) {
-            self.mode.send_modify(|(_, paused)| *paused = true);
+    /// Stops intake until [`Gate::resume`] by the same hand. One line for each change of who or why.
+    pub fn pause(&self, hand: &'static str, by: &str, reason: &str) {
+        let said = Some((by.to_owned(), reason.to_owned()));
+        if self.hold(hand, said.clone()) != Some(said) {
             events::Paused { by: by.to_owned(), reason: reason.to_owned() }.emit();
         }
     }
 
+    /// As [`Gate::pause`], until it is known whether there is a pause; without a line.
+    pub fn wait_for_word(&self, hand: &'static str) {
+        self.hold(hand, None);
+    }
+
+    fn hold(&self, hand: &'static str, said: Hand) -> Option<Hand> {
+        self.with(|state| {
+            // Under the same lock as the hands: the two must never disagree.
+            self.posture.send_modify(|posture| posture.paused = true);
+            state.hands.insert(hand, said)
+        })
+    }
+
     /// Takes a pause back; others may still hold one.
-    pub fn resume(&self, by: &'static str) {
-        let (was, left) = self.with(|state| (state.paused_by.remove(by), !state.paused_by.is_empty()));
-        if was {
-            self.mode.send_modify(|(_, paused)| *paused = left);
-            events::Resumed { by: by.to_owned() }.emit();
+    pub fn resume(&self, hand: &'static str, by: &str) {
+        let (was, left) = self.with(|state| {
+            let was = state.hands.remove(hand);
+            self.posture.send_modify(|posture| posture.paused = !state.hands.is_empty());
+            (was, state.hands.values().flatten().map(|(by, _)| by.clone()).collect::<Vec<_>>())
+        });
+        if was.flatten().is_some() {
+            let still_paused_by = (!left.is_empty()).then(|| left.join(", "));
+            events::Resumed { by: by.to_owned(), still_paused_by }.emit();
         }
+    }
+
+    /// The worker stops: what is kept in hand goes back.
+    pub fn leave(&self) {
+        self.posture.send_modify(|posture| posture.leaving = true);
     }
 
     /// Nothing holds intake.
     pub fn is_open(&self) -> bool {
-        *self.mode.borrow() == (Mode::Free, false)
+        let posture = *self.posture.borrow();
+        posture.mode == Mode::Free && !posture.paused
     }
 
     /// Whether a sick dependency holds intake.
     pub fn is_shut(&self) -> bool {
-        self.mode.borrow().0 == Mode::Shut
+        self.posture.borrow().mode == Mode::Shut
+    }
+
+    /// For those beside the road who obey a pause too.
+    pub fn pauses(&self) -> Pauses {
+        Pauses(self.posture.subscribe())
     }
 
     /// Five distinct keys in the window, and no success between them; or any, while intake is shut already.
@@ -190,12 +245,23 @@ impl Gate {
         })
     }
 
-    fn sick(&self, dependency: Dependency, detail: &str, now: Instant) {
+    /// Likewise; but once the probe has read others, what is denied is denied for itself. (Were it not so, five such
+    /// objects alone in a queue would hold intake at one message at a time for as long as they lie there.)
+    fn denied_to_all(&self, dependency: Dependency, key: &str, now: Instant) -> bool {
+        let acquitted = dependency == Dependency::Source && self.with(|state| state.suspects.acquitted);
+        self.unclear(key, now) && !acquitted
+    }
+
+    fn sick(&self, dependency: Dependency, denied: Option<&str>, detail: &str, now: Instant) {
         let turn = self.with(|state| {
+            state.suspects.add(dependency, denied);
             let turn = state.breaker.failure(now, &self.jitter);
+            if turn == Some(Turn::Opened) {
+                state.turns = Turns::new(now);
+            }
             // Under the same lock as the breaker: mode and breaker must never disagree.
             if state.breaker.is_open() {
-                self.mode.send_modify(|(mode, _)| *mode = Mode::Shut);
+                self.posture.send_modify(|posture| posture.mode = Mode::Shut);
             }
             turn
         });
@@ -207,9 +273,11 @@ impl Gate {
 
     fn well(&self, now: Instant) {
         let turn = self.with(|state| {
+            state.unclear.clear();
+            state.suspects = Suspects::default();
             let turn = state.breaker.success(now);
             if turn.is_some() {
-                self.mode.send_modify(|(mode, _)| *mode = Mode::Free);
+                self.posture.send_modify(|posture| posture.mode = Mode::Free);
             }
             turn
         });
@@ -218,68 +286,69 @@ impl Gate {
         events::BreakerClosed { which: "critical", open_ms, suppressed }.emit();
     }
 
-    /// The buckets answer: one message may try.
-    fn on_trial(&self) {
-        self.with(|state| {
-            if state.breaker.is_open() {
-                self.mode.send_modify(|(mode, _)| *mode = Mode::Trial);
+    fn probed(&self, answer: Answer) {
+        let acquitted = self.with(|state| {
+            if !state.breaker.is_open() {
+                return false; // a message was quicker
             }
+            let well = answer != Answer::Sick;
+            state.turns.probed(well, state.kept > 0, Instant::now());
+            let mode = if well { Mode::Half } else { Mode::Shut };
+            self.posture.send_modify(|posture| posture.mode = mode);
+            state.suspects.heard(answer)
         });
+        if acquitted {
+            let detail = "objects are denied while others of their buckets can be read: each is charged to its message";
+            events::Notice { detail: detail.into() }.emit();
+        }
     }
 
-    /// Asks the buckets, without messages, while intake is shut.
-    pub async fn probe_while_shut(
-        self: Arc<Self>,
-        store: Arc<dyn Store>,
-        buckets: Vec<String>,
-        stop: CancellationToken,
-    ) {
-        let mut mode = self.mode.subscribe();
+    /// Asks the buckets, without messages, while the breaker is open.
+    pub async fn probe_while_shut(self: Arc<Self>, probe: Probe, stop: CancellationToken) {
+        let mut posture = self.posture.subscribe();
         loop {
-            let due = if self.is_shut() {
-                match self.with(|state| state.breaker.leave(Instant::now(), &self.jitter)) {
-                    Leave::Try => {
-                        let answer = tokio::select! {
-                            biased;
-                            () = stop.cancelled() => return,
-                            answer = self.all_answer(store.as_ref(), &buckets) => answer,
-                        };
-                        if answer {
-                            self.on_trial();
-                        }
-                        continue;
-                    }
-                    Leave::No(next) => Some(next),
-                    Leave::Yes => None,
+            let due = match self.with(|state| state.breaker.leave(Instant::now(), &self.jitter)) {
+                Leave::Try => {
+                    let suspects = self.with(|state| state.suspects.clone());
+                    let answer = tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        answer = probe.ask(&suspects) => answer,
+                    };
+                    self.probed(answer);
+                    continue;
                 }
-            } else {
-                None
+                Leave::No(next) => Some(next),
+                Leave::Yes => None,
             };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                changed = mode.changed() => if changed.is_err() { return },
+                _ = posture.changed() => {} // cannot end: we hold the sender
                 () = sleep_until(due) => {}
             }
         }
     }
 
-    async fn all_answer(&self, store: &dyn Store, buckets: &[String]) -> bool {
-        for bucket in buckets {
-            match tokio::time::timeout(PROBE_LIMIT, store.probe(bucket)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::debug!(target: "quittance", "probe of {bucket}: {error}");
-                    return false;
-                }
-                Err(_) => return false,
-            }
-        }
-        true
-    }
-
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Whether this process is paused, for a station beside the road.
+#[derive(Clone)]
+pub struct Pauses(watch::Receiver<Posture>);
+
+impl Pauses {
+    /// It is, now.
+    pub fn on(&self) -> bool {
+        self.0.borrow().paused
+    }
+
+    /// Waits until it is not.
+    pub async fn over(&mut self) {
+        // An error: the gate is gone, and with it whoever could resume.
+        let _ = self.0.wait_for(|posture| !posture.paused).await;
     }
 }
 

@@ -32,6 +32,7 @@
 #[macro_use]
 pub mod failpoint; // first: a macro is known to what comes after it
 
+pub mod admin;
 pub mod attempts;
 pub mod aws;
 pub mod books;
@@ -48,6 +49,7 @@ pub mod index;
 pub mod lease;
 pub mod message;
 pub mod outcome;
+pub mod pause;
 pub mod pipeline;
 pub mod process;
 pub mod queue;

@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::books::{Books, BooksLine};
-use crate::crash_loop::{CrashLoop, Stay};
+use crate::crash_loop::{Company, CrashLoop, Stay};
 use crate::events::{self, Event};
-use crate::gate::Gate;
+use crate::gate::{Gate, Probe};
 use crate::index::replay::Replayer;
 use crate::lease::{Intake, Lease};
 use crate::message::detail::detail;
 use crate::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, Verdict};
+use crate::pause::Watch;
 use crate::process::{Processor, Progress, Scope, Stopped};
 use crate::queue::Queue;
 use crate::receive::{Receiver, pollers};
@@ -28,7 +29,6 @@ use crate::retry::Jitter;
 use crate::settle::{Desk, Settler, SettlerBroken};
 use crate::shutdown::Stop;
 use crate::spawn::tied;
-use crate::store::Store;
 
 /// How often the books are written down.
 const BOOKS_EVERY: Duration = Duration::from_secs(60);
@@ -64,10 +64,10 @@ pub struct Pipeline {
     pub books: Arc<Books>,
     /// Spread of polls.
     pub jitter: Arc<Jitter>,
-    /// For the gate's probes: the store and every bucket that intake needs.
-    pub store: Arc<dyn Store>,
-    /// See `store`.
-    pub needed_buckets: Vec<String>,
+    /// The buckets that intake needs, for the gate.
+    pub probe: Probe,
+    /// Looks at the fleet-wide pause; `None` only where nobody could pause.
+    pub pause: Option<Watch>,
     /// `WORKER_CONCURRENCY`.
     pub concurrency: usize,
     /// `WaitTimeSeconds`.
@@ -89,8 +89,10 @@ impl Pipeline {
         let beside = TaskTracker::new();
         let end_of_work = CancellationToken::new();
         beside.spawn(tied(write_books(Arc::clone(&self.books), end_of_work.clone())));
-        let probes = Arc::clone(&self.gate).probe_while_shut(self.store, self.needed_buckets, end_of_work.clone());
-        beside.spawn(tied(probes));
+        beside.spawn(tied(Arc::clone(&self.gate).probe_while_shut(self.probe, end_of_work.clone())));
+        if let Some(pause) = self.pause {
+            beside.spawn(tied(pause.run(Arc::clone(&self.gate), end_of_work.clone())));
+        }
         if let Some(lane) = self.lane {
             let end = end_of_work.clone();
             // Cut off at the end: nobody waits for what is still queued, and a sick index must not delay the exit.
@@ -99,7 +101,7 @@ impl Pipeline {
             }));
         }
         if let Some(replayer) = self.replayer {
-            beside.spawn(tied(replayer.run(end_of_work.clone())));
+            beside.spawn(tied(replayer.run(self.gate.pauses(), end_of_work.clone())));
         }
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());
@@ -136,6 +138,7 @@ impl Pipeline {
             () = stop.stop.cancelled() => {}
             broken = &mut settler => return Err(how_it_broke(broken)),
         }
+        self.gate.leave(); // what waits for the end of an outage goes back now, and not at the deadline
         let in_flight = self.books.snapshot(false).in_flight;
         events::Stopping { signal: stop.why(), in_flight, drain_seconds: self.drain.as_secs() }.emit();
         let asked = Instant::now();
@@ -209,8 +212,8 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
     ended
 }
 
-/// The task of one receipt: holds the lease, awaits the work spawned inside it. Public for the tests that cut it short.
-/// From `stop` on what has not begun is returned, from `give_back` on what has begun too.
+/// The task of one receipt: holds the lease until its work is judged, or has to wait elsewhere. From `stop` on what has
+/// not begun is returned, from `give_back` on what has begun too. Public for the tests that cut it short.
 pub async fn receipt(
     mut lease: Lease,
     processor: Arc<Processor>,
@@ -218,22 +221,56 @@ pub async fn receipt(
     crash_loop: Arc<CrashLoop>,
     (stop, give_back): (CancellationToken, CancellationToken),
 ) {
-    let Some(permit) = lease.permit() else { return };
-    let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
-    let begun = tokio::select! {
-        biased;
-        () = term.ended() => Err(Stay::Stopping),
-        () = give_back.cancelled() => Err(Stay::Stopping),
-        begun = crash_loop.begin(&mut lease, &stop) => begun,
-    };
-    let company = match begun {
-        Ok(company) => company,
-        Err(stay) => return lease.settle(Judgement::without_work(unbegun(stay, &gate))),
-    };
+    let term = Arc::clone(lease.term());
+    let (mut leave, mut kept) = (None, None);
+    loop {
+        let begun = match leave.take() {
+            Some(company) => Ok(company), // one mark is enough for all that is tried under this lease
+            None => tokio::select! {
+                biased;
+                () = term.ended() => Err(Stay::Stopping),
+                () = give_back.cancelled() => Err(Stay::Stopping),
+                begun = crash_loop.begin(&mut lease, &stop) => begun,
+            },
+        };
+        let judgement = match begun {
+            Ok(company) => {
+                let Some(judgement) = work_on(&lease, &company, &processor, &gate, &give_back).await else { return };
+                leave = Some(company);
+                judgement
+            }
+            Err(stay) => Judgement::without_work(unbegun(stay, &gate)),
+        };
+        kept = gate.keep(&judgement.verdict, lease.message().receive_count, kept);
+        let again = match &mut kept {
+            None => false,
+            Some(kept) => tokio::select! {
+                biased;
+                () = term.ended() => false,
+                () = give_back.cancelled() => false,
+                again = kept.again() => again,
+            },
+        };
+        if !again {
+            return lease.settle(judgement);
+        }
+    }
+}
+
+/// Once through the work, spawned inside of the lease's scope; `None`: the lease is nobody's any more.
+async fn work_on(
+    lease: &Lease,
+    company: &Company,
+    processor: &Arc<Processor>,
+    gate: &Gate,
+    give_back: &CancellationToken,
+) -> Option<Judgement> {
+    let permit = lease.permit()?;
+    let (message, term, company) = (Arc::clone(lease.message()), Arc::clone(lease.term()), company.clone());
     let progress = Arc::new(Progress::default());
     // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
     let mut work = AbortOnDropHandle::new(tokio::spawn(tied({
-        let (term, progress) = (Arc::clone(&term), Arc::clone(&progress));
+        let (term, progress, processor) = (Arc::clone(&term), Arc::clone(&progress), Arc::clone(processor));
         async move {
             let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new((permit, company)) };
             processor.message(&message, &scope, &progress).await
@@ -261,20 +298,28 @@ pub async fn receipt(
         Err(Some(panic)) => Verdict::Panicked(panic),
         Ok(Err(Stopped)) | Err(None) => Verdict::Cancelled,
     };
-    lease.settle(Judgement { verdict, reports, abandoned, cut_short });
+    match &verdict {
+        Verdict::Judged(Outcome::Done | Outcome::Superseded | Outcome::Retry(RetryReason::Systemic(..))) => {}
+        Verdict::Judged(Outcome::Skip(_) | Outcome::Retry(_) | Outcome::Reject(_))
+        | Verdict::Panicked(_)
+        | Verdict::Cancelled => gate.undecided(),
+    }
+    Some(Judgement { verdict, reports, abandoned, cut_short })
 }
 
+/// Work that has not begun; only a store that is sick is the gate's concern.
 fn unbegun(stay: Stay, gate: &Gate) -> Verdict {
-    match stay {
+    let verdict = match stay {
         Stay::Sick(detail) => {
             let sick = Outcome::Retry(RetryReason::Systemic(Dependency::Results, detail));
-            Verdict::Judged(gate.weigh("", sick))
+            return Verdict::Judged(gate.weigh("", sick));
         }
-        // Not the gate's concern: no dependency has said anything.
         Stay::TooLong(detail) => Verdict::Judged(Outcome::Retry(RetryReason::Systemic(Dependency::Host, detail))),
         Stay::Condemned(detail) => Verdict::Judged(Outcome::Reject(RejectReason::CrashLoop(detail))),
         Stay::Stopping => Verdict::Cancelled,
-    }
+    };
+    gate.undecided();
+    verdict
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.

@@ -91,6 +91,7 @@ impl Receiver {
             };
             let Some(seats) = seats else { return };
             if !self.gate.still_grants(passage) || !self.crash_loop.line().is_open() {
+                self.unused(passage);
                 continue;
             }
             // Not cancelled by the stop: an aborted poll still hides what it was about to hand out.
@@ -99,7 +100,9 @@ impl Receiver {
             let trouble = match tokio::time::timeout(self.wait + POLL_GRACE, poll).await {
                 Ok(Ok(messages)) => {
                     failures = 0;
-                    if !messages.is_empty() {
+                    if messages.is_empty() {
+                        self.unused(passage);
+                    } else {
                         failpoint!(AfterReceive);
                         let leases = self.intake.admit(messages, seats, sent).await;
                         if stop.is_cancelled() {
@@ -113,6 +116,7 @@ impl Receiver {
                 Err(_) => "the poll hung past its wait".to_owned(),
             };
             drop(seats);
+            self.unused(passage);
             let pause = POLL_AGAIN.wait(failures, &self.jitter);
             failures = failures.saturating_add(1);
             let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
@@ -122,6 +126,14 @@ impl Receiver {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    /// The one message that was to find out did not come: that must not count as a try that failed.
+    fn unused(&self, passage: Passage) {
+        match passage {
+            Passage::One => self.gate.undecided(),
+            Passage::Free => {}
         }
     }
 

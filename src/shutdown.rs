@@ -66,8 +66,8 @@ impl Signals {
                 biased;
                 _ = self.term.recv() => "SIGTERM",
                 _ = self.int.recv() => "SIGINT",
-                _ = self.usr1.recv() => { gate.pause("signal", "SIGUSR1"); continue; }
-                _ = self.usr2.recv() => { gate.resume("signal"); continue; }
+                _ = self.usr1.recv() => { gate.pause("signal", "signal", "SIGUSR1"); continue; }
+                _ = self.usr2.recv() => { gate.resume("signal", "signal"); continue; }
             };
             if stop.stop.is_cancelled() {
                 stop.abandon.cancel();

@@ -3,12 +3,14 @@
 //! Promises that a queue or bucket that is not there is one clear line and exit 75 before anything is received, and
 //! that OpenSearch never is (P4). Builds; runs nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::sync::Notify;
 
+use crate::admin::Admin;
 use crate::attempts::AttemptsLog;
 use crate::books::Books;
 use crate::clock::{LeaseClock, SystemClock, WallClock};
@@ -16,7 +18,7 @@ use crate::config::{OpenSearchAuth, OpenSearchConfig, WorkerConfig, exit};
 use crate::crash_loop::CrashLoop;
 use crate::dead_letter::DeadLetters;
 use crate::events::{self, Event};
-use crate::gate::Gate;
+use crate::gate::{Gate, Probe};
 use crate::index::bulk::Lane;
 use crate::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings};
 use crate::index::park::Parking;
@@ -24,6 +26,7 @@ use crate::index::replay::Replayer;
 use crate::index::{Search, SidePath};
 use crate::message::s3_event::Wanted;
 use crate::outcome::Rules;
+use crate::pause::{PauseFile, Watch};
 use crate::pipeline::{Pipeline, Seat};
 use crate::process::Processor;
 use crate::process::extract::{ChildPool, ChildSettings};
@@ -33,13 +36,14 @@ use crate::queue::{Queue, QueueError, QueueFacts};
 use crate::retry::{Backoff, Jitter};
 use crate::settle::Desk;
 use crate::store::s3::{self, S3Store};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, layout};
 
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_CONNECT: Duration = Duration::from_secs(2);
-/// One look at a queue or bucket at start.
-const LOOK_LIMIT: Duration = Duration::from_secs(15);
+/// One look at a queue or bucket at start; longer than the clients' own limit of a call (30 s for a bucket), so that one
+/// answer that does not come is asked for again.
+const LOOK_LIMIT: Duration = Duration::from_secs(32);
 
 /// Why a worker does not start: one line for the operator, and the exit code.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -134,7 +138,7 @@ async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) 
         Ok(Err(QueueError::Missing(_))) => Err(CannotStart::missing(format!(
             "{variable}: there is no queue {url}; check the URL, the region and the account"
         ))),
-        Ok(Err(error @ (QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
+        Ok(Err(error @ (QueueError::Denied(_) | QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
             Err(CannotStart::missing(format!("{variable}: queue {url} cannot be reached: {error}")))
         }
         Err(_) => Err(CannotStart::missing(format!("{variable}: queue {url} did not answer within {LOOK_LIMIT:?}"))),
@@ -154,6 +158,35 @@ async fn look_at_bucket(variable: &str, bucket: &str, store: &dyn Store) -> Resu
     }
 }
 
+/// Where the pause cannot be seen, nothing may be received.
+async fn look_at_pause(file: &PauseFile) -> Result<(), CannotStart> {
+    match tokio::time::timeout(LOOK_LIMIT, file.look()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(no_pause_file(&file.bucket, &error)),
+        Err(_) => Err(no_pause_file(&file.bucket, &StoreError::Unavailable(format!("no answer in {LOOK_LIMIT:?}")))),
+    }
+}
+
+/// Neither a worker nor an operator goes on without it.
+pub fn no_pause_file(bucket: &str, error: &StoreError) -> CannotStart {
+    let key = layout::PAUSE;
+    let fix = match error {
+        StoreError::BucketMissing(_) => "create the bucket, or correct the name".to_owned(),
+        StoreError::Denied(_) => format!(
+            "grant s3:ListBucket on the bucket and s3:GetObject on {key} \
+             (to pause and resume: deploy/iam-operator-policy.json)"
+        ),
+        StoreError::Throttled(_)
+        | StoreError::Archived(_)
+        | StoreError::Interrupted(_)
+        | StoreError::Unavailable(_)
+        | StoreError::Refused(_) => {
+            "check the network to S3 (endpoint, DNS, proxy, AWS_ENDPOINT_URL) and the credentials".to_owned()
+        }
+    };
+    CannotStart::missing(format!("S3_BUCKET: the pause of bucket {bucket} ({key}) is out of reach: {error}; {fix}"))
+}
+
 /// A worker that is ready to run, with what must outlive it.
 pub struct Worker {
     /// The stations.
@@ -162,6 +195,8 @@ pub struct Worker {
     pub ready: events::Ready,
     /// Removed when dropped.
     pub temp: TempFolder,
+    /// Metrics; `None` when off or when the port cannot be had.
+    pub admin: Option<Admin>,
 }
 
 /// Looks at what is needed and builds the pipeline.
@@ -170,12 +205,11 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
     let queues = find_queues(config, &sqs::settling_client(aws)).await?;
     let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
     look_at_bucket("S3_BUCKET", &config.results_bucket, store.as_ref()).await?;
-    let mut needed_buckets = vec![config.results_bucket.clone()];
-    for source in &config.sources {
-        if !needed_buckets.contains(&source.bucket) {
-            look_at_bucket("SOURCE_BUCKETS", &source.bucket, store.as_ref()).await?;
-            needed_buckets.push(source.bucket.clone());
-        }
+    let pause = PauseFile { store: Arc::clone(&store), bucket: config.results_bucket.clone() };
+    look_at_pause(&pause).await?;
+    let buckets: BTreeSet<&String> = config.sources.iter().map(|source| &source.bucket).collect();
+    for bucket in buckets {
+        look_at_bucket("SOURCE_BUCKETS", bucket, store.as_ref()).await?;
     }
     warn_of_queue(config, &queues.facts);
     let temp = TempFolder::open(&config.temp_path()).map_err(|error| {
@@ -225,12 +259,18 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         on_extraction_error: config.on_extraction_error,
         temp_folder: temp.path(),
     };
+    let max_receive_count = queues.facts.max_receive_count;
+    let admin = match config.admin_listen {
+        Some(address) => Admin::open(address, Arc::clone(&books), clock.unix_ms()).await,
+        None => None,
+    };
     let ready = events::Ready {
         queue_url: config.queue_url.clone(),
         dlq_url: queues.dlq_url.clone(),
         results_bucket: config.results_bucket.clone(),
         index: config.opensearch.as_ref().map(|search| search.index.clone()),
         concurrency: config.concurrency,
+        admin: admin.as_ref().and_then(Admin::address).map(|address| address.to_string()),
     };
     let attempts = |store| AttemptsLog {
         store,
@@ -240,25 +280,30 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         run: run_id.to_owned(),
     };
     let marks = attempts(Arc::clone(&store));
-    let crash_loop = CrashLoop::new(marks, queues.facts.max_receive_count, config.visibility);
+    let crash_loop = CrashLoop::new(marks, max_receive_count, config.visibility);
     let pipeline = Pipeline {
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
         desk: desk(config, aws, queues, attempts, &clock, &books),
         processor: Arc::new(processor),
-        gate: Arc::new(Gate::new(Arc::clone(&jitter))),
+        gate: Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(max_receive_count)),
         crash_loop: Arc::new(crash_loop),
         lane: drive,
         replayer,
         books,
+        pause: Some(Watch { file: pause, jitter: Arc::clone(&jitter) }),
         jitter,
-        store,
-        needed_buckets,
+        probe: Probe {
+            store,
+            results_bucket: config.results_bucket.clone(),
+            key: layout::probe(&config.namespace),
+            sources: config.sources.clone(),
+        },
         concurrency: config.concurrency,
         poll_wait: config.poll_wait(),
         drain: config.drain_timeout,
         seat: Seat::OwnThread,
     };
-    Ok(Worker { pipeline, ready, temp })
+    Ok(Worker { pipeline, ready, temp, admin })
 }
 
 /// The settler's desk: its clients are its own, for their connections live on the runtime that opened them.

@@ -84,6 +84,13 @@ struct FakeStore {
     objects: Mutex<BTreeMap<String, Stored>>,
 }
 
+impl FakeStore {
+    fn pause(&self, body: &'static str) {
+        let stored = (Bytes::from_static(body.as_bytes()), BTreeMap::new());
+        self.objects.lock().unwrap().insert("control/pause.json".into(), stored);
+    }
+}
+
 #[async_trait]
 impl Store for FakeStore {
     async fn head(&self, _: &str, key: &str) -> Result<Option<ObjectHead>, StoreError> {
@@ -345,7 +352,7 @@ const CASES: &[Case] = &[
         "the dlq forgets as early as the queue",
         |w| w.dlq().facts.retention = DAY * 4,
         &[(
-            Warn,
+            Fail,
             "retention",
             "queue 4 d, dlq 4 d",
             r#"/files-dlq' --attributes '{"MessageRetentionPeriod":"1209600"}'"#,
@@ -354,7 +361,7 @@ const CASES: &[Case] = &[
     (
         "the queue keeps messages as long as a dlq can",
         |w| w.queue.facts.retention = DAY * 14,
-        &[(Warn, "retention", "queue 14 d, dlq 14 d", r#"/files' --attributes '{"MessageRetentionPeriod":"345600"}'"#)],
+        &[(Fail, "retention", "queue 14 d, dlq 14 d", r#"/files' --attributes '{"MessageRetentionPeriod":"345600"}'"#)],
     ),
     (
         "the lease is too short",
@@ -422,6 +429,7 @@ const CASES: &[Case] = &[
         &[
             (Fail, "results_bucket", "results: bucket does not exist", "check S3_BUCKET"),
             (Skipped, "results_writes", "needs the bucket", ""),
+            (Skipped, "pause", "results: needs the bucket", ""),
         ],
     ),
     (
@@ -457,7 +465,20 @@ const CASES: &[Case] = &[
     (
         "reading results is not allowed",
         |w| w.store.get = Mood::Error(StoreError::Denied("403".into())),
-        &[(Fail, "results_writes", "cannot read", "s3:GetObject")],
+        &[
+            (Fail, "results_writes", "cannot read", "s3:GetObject"),
+            (Fail, "pause", "cannot see whether the fleet is paused", "arn:aws:s3:::results/control/pause.json"),
+        ],
+    ),
+    (
+        "the fleet is paused",
+        |w| w.store.pause(r#"{"v":1,"reason":"incident 7","by":"ada","at":"2026-11-22T00:00:00Z"}"#),
+        &[(Warn, "pause", "paused by ada since 2026-11-22T00:00:00Z: incident 7", "S3_BUCKET=results redrive resume")],
+    ),
+    (
+        "the pause cannot be read",
+        |w| w.store.pause("{"),
+        &[(Warn, "pause", "control/pause.json cannot be read", "redrive resume")],
     ),
     (
         "removing results is not allowed",
@@ -502,7 +523,7 @@ async fn every_broken_thing_is_named_with_what_mends_it_and_nothing_else_is() {
         }
         let failed = expected.iter().any(|(verdict, ..)| *verdict == Verdict::Fail);
         assert_eq!(exit_code(&findings), u8::from(failed), "{fault}");
-        let left = world.store.objects.lock().unwrap().len();
+        let left = world.store.objects.lock().unwrap().keys().filter(|key| key.contains("check-")).count();
         assert_eq!(left, usize::from(matches!(world.store.delete, Mood::Error(_))), "{fault}: objects left behind");
     }
 }
@@ -526,6 +547,7 @@ async fn a_sound_world_passes_every_check() {
         "results_apart",
         "results_bucket",
         "results_writes",
+        "pause",
         "index",
         "timeouts",
     ];
@@ -548,10 +570,28 @@ async fn everything_hanging_at_once_still_ends_within_half_a_minute() {
     world.search = Some(FakeSearch(Mood::Hangs));
     world.store.head = Mood::Hangs;
     world.store.put = Mood::Hangs;
+    world.store.get = Mood::Hangs;
     world.store.delete = Mood::Hangs;
     world.store.probe.insert("inbox", Mood::Hangs);
     let start = tokio::time::Instant::now();
     let findings = world.check().await;
     assert!(start.elapsed() <= Duration::from_secs(30), "{:?}", start.elapsed());
     assert_eq!(exit_code(&findings), 1);
+}
+
+/// A message may come to the DLQ late in its life, and its age counts from the first queue on.
+#[tokio::test(start_paused = true)]
+async fn a1_9_a_dlq_that_keeps_messages_no_longer_than_its_queue_fails_the_check() {
+    for (days, verdict) in [(3, Verdict::Fail), (4, Verdict::Fail), (14, Verdict::Pass)] {
+        let mut world = World::sound();
+        assert_eq!(world.queue.facts.retention, DAY * 4);
+        world.dlq().facts.retention = DAY * days;
+        let findings = world.check().await;
+        let retention = findings.iter().find(|finding| finding.name == "retention").unwrap();
+        assert_eq!(
+            (retention.verdict, exit_code(&findings)),
+            (verdict, u8::from(verdict == Verdict::Fail)),
+            "{days} d"
+        );
+    }
 }

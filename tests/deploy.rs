@@ -17,6 +17,7 @@ use serde_json::Value;
 
 const UNIT: &str = include_str!("../systemd/quittance-worker.service");
 const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
+const OPERATOR: &str = include_str!("../deploy/iam-operator-policy.json");
 const CARGO: &str = include_str!("../Cargo.toml");
 
 /// All values of a key of the unit, in order.
@@ -111,9 +112,14 @@ fn a_panic_unwinds_in_every_profile() {
     }
 }
 
-/// The policy's statements, with its placeholders filled in.
+/// The worker's policy.
 fn statements() -> Vec<Value> {
-    let mut text = POLICY.to_owned();
+    statements_of(POLICY, &[])
+}
+
+/// A policy's statements, with its placeholders filled in; it has all but these.
+fn statements_of(policy: &str, without: &[&str]) -> Vec<Value> {
+    let mut text = policy.to_owned();
     for (placeholder, value) in [
         ("REGION", "eu-central-1"),
         ("ACCOUNT", "111122223333"),
@@ -127,7 +133,7 @@ fn statements() -> Vec<Value> {
         ("INDEX", "files"),
         ("KMS_KEY", "k"),
     ] {
-        assert!(text.contains(&format!("${{{placeholder}}}")), "{placeholder}");
+        assert_eq!(text.contains(&format!("${{{placeholder}}}")), !without.contains(&placeholder), "{placeholder}");
         text = text.replace(&format!("${{{placeholder}}}"), value);
     }
     assert!(!text.contains('$'), "a placeholder that this test does not know");
@@ -156,8 +162,13 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// IAM's verdict: some Allow and no Deny. Conditions are taken as met.
+/// The worker's right.
 fn allowed(action: &str, resource: &str) -> bool {
+    allows(&statements(), action, resource)
+}
+
+/// IAM's verdict: some Allow and no Deny. Conditions are taken as met.
+fn allows(statements: &[Value], action: &str, resource: &str) -> bool {
     let applies = |statement: &&Value| {
         let any = |key: &str, text: &str| texts(&statement[key]).iter().any(|pattern| matches(pattern, text));
         assert!(statement["NotAction"].is_null(), "{statement}");
@@ -165,7 +176,6 @@ fn allowed(action: &str, resource: &str) -> bool {
             if statement["NotResource"].is_null() { any("Resource", resource) } else { !any("NotResource", resource) };
         any("Action", action) && covered
     };
-    let statements = statements();
     let effects: Vec<_> = statements.iter().filter(applies).map(|statement| statement["Effect"].clone()).collect();
     effects.iter().any(|effect| effect == "Allow") && !effects.iter().any(|effect| effect == "Deny")
 }
@@ -231,9 +241,13 @@ fn the_policy_allows_what_the_worker_does_and_nothing_that_destroys() {
         (delete, results("control/check-1"), true),
         (put, results("control/check-1"), true),
         (put, results("control/replay.json"), true),
-        (get, results("control/pause.json"), true),
-        (put, results("control/pause.json"), false),
-        (delete, results("control/pause.json"), false),
+        (get, results(layout::PAUSE), true),
+        (get, results(&layout::probe(&namespace)), true),
+        (put, results(&layout::probe(&namespace)), true),
+        (put, results(&layout::probe(&other)), false),
+        (delete, results(&layout::probe(&namespace)), false),
+        (put, results(layout::PAUSE), false),
+        (delete, results(layout::PAUSE), false),
         (get, results(&layout::record(&other, &document)), false),
         (put, results("redrive/run/0001.ndjson"), false),
         (put, results("elsewhere"), false),
@@ -264,6 +278,22 @@ fn the_policy_allows_what_the_worker_does_and_nothing_that_destroys() {
     for (action, resource, expected) in cases {
         assert_eq!(allowed(action, &resource), expected, "{action} on {resource}");
     }
+}
+
+#[test]
+fn the_operators_policy_allows_to_pause_and_resume_and_nothing_else() {
+    let absent = ["MAIN_QUEUE", "DEAD_LETTER_QUEUE", "SOURCE_BUCKET", "SOURCE_PREFIX", "NAMESPACE", "DOMAIN", "INDEX"];
+    let statements = statements_of(OPERATOR, &absent);
+    let results = |key: &str| format!("arn:aws:s3:::results/{key}");
+    let every = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"];
+    for (key, expected) in [(layout::PAUSE, true), ("control/replay.json", false), ("processed/default/a", false)] {
+        for action in every {
+            assert_eq!(allows(&statements, action, &results(key)), expected, "{action} on {key}");
+        }
+    }
+    // Without it a bucket where nobody has paused answers 403.
+    assert!(allows(&statements, "s3:ListBucket", "arn:aws:s3:::results"));
+    assert!(!allows(&statements, "sqs:ReceiveMessage", "arn:aws:sqs:eu-central-1:111122223333:files"));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::{Finding, Subject, within};
 use crate::message::s3_event::Source;
-use crate::store::{Condition, PutReply, Store, StoreError, read_all};
+use crate::pause::{self, Pause, Standing};
+use crate::store::{Condition, PutReply, Store, StoreError, layout, read_all};
 
 /// An etag that no object has: MD5 of nothing we write.
 const FOREIGN_ETAG: &str = "00000000000000000000000000000000";
@@ -92,13 +93,37 @@ pub(super) async fn check_results(subject: &Subject<'_>) -> Vec<Finding> {
     };
     let probe = within(subject.store.probe(bucket), StoreError::Unavailable).await;
     let reachable = bucket_finding("results_bucket", "S3_BUCKET", bucket, &probe);
-    // A refused probe says nothing about writing; a bucket that is not there does.
-    let writes = if matches!(probe, Err(StoreError::BucketMissing(_) | StoreError::Unavailable(_))) {
-        Finding::skipped("results_writes", &format!("{bucket}: needs the bucket"))
+    // A refused probe says nothing about reading and writing; a bucket that is not there does.
+    let (writes, pause) = if matches!(probe, Err(StoreError::BucketMissing(_) | StoreError::Unavailable(_))) {
+        let needs = |name| Finding::skipped(name, &format!("{bucket}: needs the bucket"));
+        (needs("results_writes"), needs("pause"))
     } else {
-        check_writes(subject.store, bucket).await
+        tokio::join!(check_writes(subject.store, bucket), check_pause(subject.store, bucket))
     };
-    vec![apart, reachable, writes]
+    vec![apart, reachable, writes, pause]
+}
+
+/// A fleet that stands still as it was told to looks like a broken one.
+async fn check_pause(store: &dyn Store, bucket: &str) -> Finding {
+    let (name, key) = ("pause", layout::PAUSE);
+    match within(pause::look(store, bucket), StoreError::Unavailable).await {
+        Ok(Standing::Running) => Finding::pass(name, &format!("{bucket}: the fleet is not paused")),
+        Ok(Standing::Paused(Pause { reason, by, at, v: _ })) => Finding::warn(
+            name,
+            &format!("{bucket}: paused by {by} since {at}: {reason}; no worker of this bucket receives or replays"),
+            &format!("S3_BUCKET={bucket} redrive resume"),
+        ),
+        Ok(Standing::Unreadable { why, .. }) => Finding::warn(
+            name,
+            &format!("{bucket}: {key} cannot be read ({why}): workers take it for a pause"),
+            &format!("S3_BUCKET={bucket} redrive resume"),
+        ),
+        Err(error) => Finding::fail(
+            name,
+            &format!("{bucket}: cannot see whether the fleet is paused: {error}; a worker does not start"),
+            &format!("grant s3:GetObject on arn:aws:s3:::{bucket}/{key}"),
+        ),
+    }
 }
 
 /// What went wrong, and what mends it.

@@ -3,6 +3,7 @@
 //! Promises that every flag has a variable and that help names both. Refuses to judge values: they arrive as text,
 //! so that a bad one is reported with all the others (exit 78) and not alone, by clap (exit 64).
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -153,8 +154,8 @@ pub struct Args {
     #[arg(allow_negative_numbers = true)]
     pub drain_timeout: Option<String>,
 
-    /// Address of health, metrics and status: `IP:PORT` or `off`; checked, but nothing listens yet; default
-    /// 127.0.0.1:9464.
+    /// Address of `/metrics` (Prometheus) and `/healthz`: `IP:PORT` or `off`; where the port is taken, the worker says
+    /// so and runs without; default 127.0.0.1:9464.
     #[arg(long, env = "ADMIN_LISTEN", value_name = "ADDRESS", global = true, help_heading = "Operation")]
     pub admin_listen: Option<String>,
 
@@ -223,7 +224,7 @@ impl Args {
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
-        Self::from_arg_matches(&command().try_get_matches_from(argv)?)
+        Self::from_arg_matches(&without_values(Self::command()).try_get_matches_from(argv)?)
     }
 
     /// What was asked for, `run` when nothing was said.
@@ -237,8 +238,8 @@ impl Args {
 /// The variables are read by the conversion, through a lookup it is given, and not by clap. So tests do not depend on
 /// the process's environment, an empty variable can count as absent, and no value can reach `--help`. The `env`
 /// attribute stays the one place where a flag and its variable meet.
-fn command() -> Command {
-    Args::command().mut_args(|arg| match arg.get_env() {
+pub(super) fn without_values(command: Command) -> Command {
+    command.mut_args(|arg| match arg.get_env() {
         None => arg,
         Some(name) => {
             let note = format!("[env: {}]", name.display());
@@ -258,11 +259,16 @@ pub struct Name {
 }
 
 /// Every setting by the name of its field in [`Args`].
-pub fn names() -> std::collections::BTreeMap<String, Name> {
+pub fn names() -> BTreeMap<String, Name> {
+    names_of(&Args::command())
+}
+
+/// Every setting of a command line by the name of its field.
+pub(super) fn names_of(command: &Command) -> BTreeMap<String, Name> {
     let name = |arg: &clap::Arg| {
         let variable = arg.get_env()?.to_string_lossy().into_owned();
         let flag = format!("--{}", arg.get_long()?);
         Some((arg.get_id().to_string(), Name { variable, flag }))
     };
-    Args::command().get_arguments().filter_map(name).collect()
+    command.get_arguments().filter_map(name).collect()
 }

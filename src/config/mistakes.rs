@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::args::{Name, names};
+use super::args::Name;
 
 /// One thing that is wrong.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,8 +71,8 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { env, names: names(), mistakes: RefCell::default() }
+    pub(super) fn new(env: &'a dyn Fn(&str) -> Option<String>, names: BTreeMap<String, Name>) -> Self {
+        Self { env, names, mistakes: RefCell::default() }
     }
 
     /// The flag's text, else the variable's. Blank counts as absent (`NAME=` in an environment file); spaces round a

@@ -14,6 +14,7 @@ use super::park::{Marker, Parking};
 use super::{IndexItem, ItemVerdict};
 use crate::books::Books;
 use crate::events::{self, Event};
+use crate::gate::Pauses;
 use crate::message::Namespace;
 use crate::process::record::Record;
 use crate::retry::{Backoff, Jitter};
@@ -71,10 +72,11 @@ struct Tally {
 }
 
 impl Replayer {
-    /// Runs until told to stop.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Runs until told to stop; does nothing while the worker is paused.
+    pub async fn run(self, mut pauses: Pauses, stop: CancellationToken) {
         let (mut idle, mut turn) = (0, 0_usize);
         loop {
+            tokio::select! { biased; () = stop.cancelled() => return, () = pauses.over() => {} }
             let pause = tokio::time::sleep(LOOKS.wait(idle, &self.jitter));
             tokio::select! {
                 biased;
@@ -86,14 +88,14 @@ impl Replayer {
                     tokio::select! { biased; () = stop.cancelled() => return, () = pause => {} }
                 }
             }
-            if self.lane.room() == Room::None {
+            if self.lane.room() == Room::None || pauses.on() {
                 continue;
             }
             let mut tally = Tally::default();
             let swept = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                swept = self.sweep(&mut tally, turn) => swept,
+                swept = self.sweep(&mut tally, turn, &pauses) => swept,
             };
             turn = turn.wrapping_add(1);
             // By progress: what is stuck is not looked at every few seconds for ever.
@@ -110,7 +112,7 @@ impl Replayer {
     }
 
     /// Once over what is parked, oldest first, for as long as index and store are well.
-    async fn sweep(&self, tally: &mut Tally, turn: usize) -> Result<(), StoreError> {
+    async fn sweep(&self, tally: &mut Tally, turn: usize, pauses: &Pauses) -> Result<(), StoreError> {
         let mut after: Option<String> = None;
         loop {
             let page = self.store.list(&self.bucket, "retry-index/", after.as_deref(), PAGE).await?;
@@ -122,6 +124,9 @@ impl Replayer {
             }
             let mut rest = keys.as_slice();
             while !rest.is_empty() {
+                if pauses.on() {
+                    return Ok(()); // those in work were finished
+                }
                 // While the index is not known to be well, one document finds out for all.
                 let together = match self.lane.room() {
                     Room::Free => TOGETHER.min(rest.len()),

@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::message::hex;
-use crate::store::{ObjectHead, OpenObject, StoreError};
+use crate::store::{ObjectHead, OpenObject, StoreError, body_deadline};
 
-/// For the whole body: a drip of a few bytes a second passes every other check.
+/// For the whole body of the largest files; smaller ones have less ([`body_deadline`]).
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(600);
 /// Name of a worker's lock in its own temp folder.
 const LOCK: &str = "lock";
@@ -163,9 +163,10 @@ pub async fn fetch(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetc
     if size > limit {
         return Err(FetchError::TooLarge { size, limit });
     }
-    match tokio::time::timeout(FETCH_DEADLINE, read(object, folder, limit)).await {
+    let deadline = body_deadline(size, FETCH_DEADLINE);
+    match tokio::time::timeout(deadline, read(object, folder, limit)).await {
         Ok(ended) => ended,
-        Err(_) => Err(FetchError::TooSlow(FETCH_DEADLINE)),
+        Err(_) => Err(FetchError::TooSlow(deadline)),
     }
 }
 
@@ -251,7 +252,17 @@ mod tests {
     async fn a_body_that_stalls_for_ever_ends_at_the_deadline() {
         let folder = tempfile::tempdir().unwrap();
         let stalled = OpenObject { head: ObjectHead::default(), body: Box::pin(stream::pending()) };
+        let began = tokio::time::Instant::now();
         assert!(matches!(fetch(stalled, folder.path(), 9).await, Err(FetchError::TooSlow(_))));
+        assert_eq!(began.elapsed(), body_deadline(0, FETCH_DEADLINE));
+    }
+
+    #[test]
+    fn a_body_has_time_by_its_size() {
+        const MIB: u64 = 1024 * 1024;
+        for (size, seconds) in [(0, 30), (100, 30), (MIB, 38), (10 * MIB, 110), (100 * MIB, 600), (u64::MAX, 600)] {
+            assert_eq!(body_deadline(size, FETCH_DEADLINE).as_secs(), seconds, "{size} bytes");
+        }
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub fn attempts(namespace: &Namespace, message: &MessageId) -> String {
     format!("attempts/{namespace}/{}.json", safe_id(&message.0))
 }
 
+/// The fleet-wide pause: one for all namespaces of a results bucket.
+pub const PAUSE: &str = "control/pause.json";
+
+/// What a worker writes while it finds out whether the results bucket is well again.
+pub fn probe(namespace: &Namespace) -> String {
+    format!("control/probe-{namespace}.json")
+}
+
 /// A dead-letter envelope that did not fit into the message.
 pub fn envelope(date: &str, message: &MessageId) -> String {
     format!("archive/dlq/{date}/{}.json", safe_id(&message.0))
@@ -62,6 +70,7 @@ mod tests {
             format!("errored-index/2026-11-22/default/{id}/00000000000000000001.json")
         );
         assert_eq!(attempts(&namespace, &message), "attempts/default/0b1a.json");
+        assert_eq!(probe(&namespace), "control/probe-default.json");
         assert_eq!(envelope("2026-11-22", &message), "archive/dlq/2026-11-22/0b1a.json");
         assert!(!attempts(&namespace, &MessageId("../../control/pause".into())).contains(".."));
     }

@@ -10,7 +10,7 @@ use quittance::failpoint::VARIABLE;
 use rustix::process::Signal;
 
 use crate::process::{Launch, Worker};
-use crate::relay::{Fate, Relay};
+use crate::relay::{Fate, Relay, answers};
 use crate::search::endpoint;
 use crate::waiting::{LONG, eventually};
 
@@ -50,7 +50,8 @@ fn program() -> PathBuf {
 /// OpenSearch that answers, but takes no document.
 pub fn sick_index() -> Relay {
     let relay = Relay::before(&endpoint());
-    relay.rule(|head| if head.path.contains("_bulk") { Fate::Refuse } else { Fate::Pass });
+    let refused = || Fate::Answer(answers::search(503, "unavailable", "the test says so"));
+    relay.rule(move |head| if head.path.contains("_bulk") { refused() } else { Fate::Pass });
     relay
 }
 

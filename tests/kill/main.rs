@@ -13,7 +13,7 @@
 #[path = "../worker/process.rs"]
 mod process;
 #[allow(dead_code)]
-#[path = "../worker/relay.rs"]
+#[path = "../worker/relay/mod.rs"]
 mod relay;
 #[allow(dead_code)]
 #[path = "../worker/search.rs"]

@@ -136,7 +136,7 @@ async fn polled<F: Future>(most: usize, work: F) -> Option<F::Output> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_is_dropped_at_any_await_speaks_once_and_is_returned() {
+async fn a0_4_work_that_is_dropped_at_any_await_speaks_once_and_is_returned() {
     for polls in 0.. {
         let (bench, lease) = one_lease().await;
         let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);

@@ -41,8 +41,12 @@ pub struct Faults {
     pub throttle: f64,
     /// Least and most time of each way, to the service and back.
     pub latency: (Duration, Duration),
+    /// Calls are served one after the other: each waits for those before it, and then takes its time.
+    pub one_at_a_time: bool,
     /// Fates of the next calls, in order; before any share is drawn.
     pub next: VecDeque<Fate>,
+    /// With `one_at_a_time`: when the calls so far have been served.
+    pub busy_until: Option<Instant>,
 }
 
 /// One call's draw.
@@ -58,7 +62,14 @@ pub struct Drawn {
 impl Faults {
     /// Decides one call.
     pub fn draw(&mut self, rng: &mut Rng) -> Drawn {
-        let (there, back) = (between(rng, self.latency), between(rng, self.latency));
+        let (mut there, mut back) = (between(rng, self.latency), between(rng, self.latency));
+        if self.one_at_a_time {
+            let now = Instant::now();
+            let served = self.busy_until.map_or(now, |until| until.max(now)) + there;
+            self.busy_until = Some(served);
+            there = served - now;
+            back = Duration::ZERO;
+        }
         let down = self.down || self.down_until.is_some_and(|until| Instant::now() < until);
         let fate = match self.next.pop_front() {
             Some(fate) => fate,

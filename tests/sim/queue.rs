@@ -3,7 +3,7 @@
 //! Promises SQS's rules: visibility by the moment, receive counts, a redrive policy applied on receive, the 12-hour
 //! cap, handles that go stale. Everything else (duplicates, reordering, lost replies, …) is off until switched on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ impl ModelQueue {
             rng: Rng::with_seed(seed),
             faults: QueueFaults::default(),
             held: BTreeMap::new(),
+            ripe: BTreeSet::new(),
+            ripening: BTreeSet::new(),
             arrivals: 0,
             handles: BTreeMap::new(),
             history: History::new(ticks),
@@ -114,8 +116,13 @@ impl ModelQueue {
         held.map(|held| (held.id.clone(), held.outgoing.clone(), held.count)).collect()
     }
 
-    /// Nothing is there, not even what was deleted and will be delivered once more.
+    /// No message is there that was not deleted.
     pub fn is_empty(&self) -> bool {
+        self.lock().held.values().all(|held| held.risen)
+    }
+
+    /// Nothing is there, not even what was deleted and will be delivered once more.
+    pub fn holds_nothing(&self) -> bool {
         self.lock().held.is_empty()
     }
 
@@ -176,6 +183,7 @@ impl ModelQueue {
         let number = state.arrivals;
         state.arrivals += 1;
         state.held.insert(number, held);
+        state.ripens(number, visible_from);
         drop(state);
         self.changed.notify_waiters();
     }
@@ -248,30 +256,30 @@ impl ModelQueue {
         let mut guard = self.lock();
         let state = &mut *guard;
         let too_old = self.wall_ms().saturating_sub(u64::try_from(self.settings.retention.as_millis()).unwrap());
-        let expired: Vec<u64> =
-            state.held.iter().filter(|(_, held)| held.sent_at_ms < too_old).map(|(number, _)| *number).collect();
-        for number in expired {
-            let held = state.held.remove(&number).unwrap();
-            state.note(Effect::Expired(held.id));
+        if too_old > self.settings.epoch_ms {
+            state.expire(too_old);
         }
-        let due = |held: &Held| held.visible_from <= now || held.again_from.is_some_and(|from| from <= now);
-        let mut numbers: Vec<u64> =
-            state.held.iter().filter(|(_, held)| due(held)).map(|(number, _)| *number).collect();
-        if state.faults.reorder {
-            state.rng.shuffle(&mut numbers);
-        }
-        let hidden = state.held.values().filter(|held| held.receipt.is_some() && held.visible_from > now).count();
-        let mut room = max.min(self.settings.in_flight_limit.saturating_sub(hidden));
+        state.ripen(now);
+        let mut room = max.min(self.settings.in_flight_limit.saturating_sub(state.hidden(now, &self.settings)));
         if state.faults.short_receives && room > 1 {
             room = state.rng.usize(1..=room);
         }
+        // Any of them may come first, or the oldest does.
+        let mut any: Option<Vec<u64>> = state.faults.reorder.then(|| state.ripe.iter().copied().collect());
         let mut taken = Vec::new();
-        for number in numbers {
-            if taken.len() >= room {
-                break;
+        while taken.len() < room {
+            let number = match &mut any {
+                Some(numbers) if numbers.is_empty() => None,
+                Some(numbers) => Some(numbers.swap_remove(state.rng.usize(..numbers.len()))),
+                None => state.ripe.first().copied(),
+            };
+            let Some(number) = number else { break };
+            state.ripe.remove(&number);
+            let Some(held) = state.held.get(&number) else { continue };
+            if !held.is_due(now) {
+                continue;
             }
-            let count = state.held[&number].count;
-            if self.settings.redrive.as_ref().is_some_and(|(_, most)| count >= *most) {
+            if self.settings.redrive.as_ref().is_some_and(|(_, most)| held.count >= *most) {
                 let held = state.held.remove(&number).unwrap();
                 state.note(Effect::MovedToDeadLetters(held.id.clone()));
                 dead.push(held);
@@ -282,8 +290,7 @@ impl ModelQueue {
                 taken.push(state.deliver(number, visibility));
             }
         }
-        let times = state.held.values().flat_map(|held| [Some(held.visible_from), held.again_from]).flatten();
-        let next = times.filter(|from| *from > now).min();
+        let next = state.next_ripe();
         drop(guard);
         if let Some((target, _)) = &self.settings.redrive {
             for held in dead {

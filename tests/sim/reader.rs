@@ -18,6 +18,8 @@ pub enum Act {
     Reads,
     /// Read after this long.
     Takes(Duration),
+    /// Keeps its thread for this long of the wall's time, as a blocking call on an async thread does.
+    Blocks(Duration),
     /// Never answers.
     Hangs,
     /// The worker's own code panics.
@@ -67,6 +69,11 @@ impl Reader {
     /// Every beginning, in order.
     pub fn begun(&self) -> Vec<Begun> {
         self.begun.lock().unwrap().clone()
+    }
+
+    /// How often files were begun, in all.
+    pub fn all_works(&self) -> usize {
+        self.begun.lock().unwrap().len()
     }
 
     /// From when to when this file was in work, for each time that has ended.
@@ -126,6 +133,10 @@ impl Extract for Reader {
             Act::Reads => Ok(read),
             Act::Takes(time) => {
                 tokio::time::sleep(time).await;
+                Ok(read)
+            }
+            Act::Blocks(time) => {
+                std::thread::sleep(time);
                 Ok(read)
             }
             Act::Hangs => std::future::pending().await,

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
@@ -73,6 +74,7 @@ struct State {
 pub struct ModelSearch {
     state: Arc<Mutex<State>>,
     who: Arc<str>,
+    patience: Option<Duration>,
 }
 
 impl ModelSearch {
@@ -83,12 +85,17 @@ impl ModelSearch {
             documents: BTreeMap::new(),
             history: History::new(ticks),
         };
-        Self { state: Arc::new(Mutex::new(state)), who: "test".into() }
+        Self { state: Arc::new(Mutex::new(state)), who: "test".into(), patience: None }
     }
 
     /// The same index, whose calls are recorded under this name.
     pub fn seen_by(&self, who: &str) -> Self {
         Self { who: who.into(), ..self.clone() }
+    }
+
+    /// The same index, asked by a client that waits no longer than this for an answer.
+    pub fn given_up_after(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
     }
 
     /// Changes what goes wrong from now on.
@@ -97,7 +104,7 @@ impl ModelSearch {
     }
 
     /// Down for this long.
-    pub fn down_for(&self, time: std::time::Duration) {
+    pub fn down_for(&self, time: Duration) {
         let until = Some(tokio::time::Instant::now() + time);
         self.faults(|faults| {
             faults.bulk.down_until = until;
@@ -158,7 +165,7 @@ impl ModelSearch {
         };
         let search = self.clone();
         let gone = || self.lock().history.gone(call);
-        carry(goes_on, gone, async move {
+        let asked = carry(goes_on, gone, async move {
             let unavailable = |why: &str| Err(SearchError::Unavailable(why.into()));
             travel(drawn.there).await;
             let reply = match drawn.fate {
@@ -177,8 +184,13 @@ impl ModelSearch {
             let told = reply.as_ref().map_or_else(|error| SearchAnswer::Failed(error.clone()), answer);
             search.lock().history.answer(call, told);
             reply
-        })
-        .await
+        });
+        match self.patience {
+            None => asked.await,
+            Some(patience) => tokio::time::timeout(patience, asked)
+                .await
+                .unwrap_or_else(|_| Err(SearchError::Unavailable("request timed out".into()))),
+        }
     }
 }
 

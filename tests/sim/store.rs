@@ -200,6 +200,10 @@ impl ModelStore {
         self.lock().buckets.get_mut(bucket).unwrap().remove(key);
     }
 
+    pub fn add_bucket(&self, bucket: &str) {
+        self.lock().buckets.entry(bucket.to_owned()).or_default();
+    }
+
     pub fn remove_bucket(&self, bucket: &str) {
         self.lock().buckets.remove(bucket);
     }

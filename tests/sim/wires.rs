@@ -48,6 +48,15 @@ pub struct Wires {
     books: Arc<Books>,
     life: Option<Arc<Life>>,
     complaint: Mutex<Option<String>>,
+    most: Mutex<Most>,
+}
+
+/// What was seen at the calls.
+#[derive(Default)]
+struct Most {
+    in_flight: u64,
+    under_way: usize,
+    calls: usize,
 }
 
 impl Wires {
@@ -66,6 +75,7 @@ impl Wires {
             books,
             life,
             complaint: Mutex::default(),
+            most: Mutex::default(),
         })
     }
 
@@ -100,11 +110,24 @@ impl Wires {
         self.complaint.lock().unwrap().clone()
     }
 
+    /// The most receipts in flight, by the books, and the most calls under way, at the begin of any call.
+    pub fn most(&self) -> (u64, usize) {
+        let most = self.most.lock().unwrap();
+        (most.in_flight, most.calls)
+    }
+
     async fn pass<T>(&self, verb: &'static str, place: String, call: impl Future<Output = T>) -> T {
         let line = self.books.snapshot(false);
         if !line.balanced {
             self.complaint.lock().unwrap().get_or_insert(format!("before {verb} {place}: {line:?}"));
         }
+        {
+            let mut most = self.most.lock().unwrap();
+            most.in_flight = most.in_flight.max(line.in_flight);
+            most.under_way += 1;
+            most.calls = most.calls.max(most.under_way);
+        }
+        let _under_way = UnderWay(&self.most);
         let number = {
             let mut asked = self.asked.lock().unwrap();
             *asked += 1;
@@ -130,6 +153,15 @@ impl Wires {
                 reply
             }
         }
+    }
+}
+
+/// Counts a call out, also one whose caller went away.
+struct UnderWay<'a>(&'a Mutex<Most>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().under_way -= 1;
     }
 }
 

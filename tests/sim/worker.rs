@@ -13,7 +13,7 @@ use quittance::clock::WallClock;
 use quittance::config::{OnExtractionError, OnMissingObject, TenantFrom};
 use quittance::crash_loop::CrashLoop;
 use quittance::dead_letter::DeadLetters;
-use quittance::gate::Gate;
+use quittance::gate::{Gate, Probe};
 use quittance::index::SidePath;
 use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
@@ -21,6 +21,7 @@ use quittance::index::replay::Replayer;
 use quittance::message::s3_event::{Source, Wanted};
 use quittance::message::{DocumentId, MessageId, Namespace};
 use quittance::outcome::Rules;
+use quittance::pause::{PauseFile, Watch};
 use quittance::pipeline::{Pipeline, Seat};
 use quittance::process::Processor;
 use quittance::queue::Queue;
@@ -28,7 +29,7 @@ use quittance::retry::{Backoff, Jitter};
 use quittance::settle::{Desk, SettlerBroken};
 use quittance::shutdown::Stop;
 use quittance::spawn::{Turns, given_by};
-use quittance::store::Store;
+use quittance::store::{Store, layout};
 use serde_json::Value;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep};
@@ -56,6 +57,13 @@ pub struct Setup {
     pub on_missing: OnMissingObject,
     pub on_extraction_error: OnExtractionError,
     pub max_object_bytes: u64,
+    /// Buckets that may be read.
+    pub sources: Vec<&'static str>,
+    /// The client's request timeout to the index; the model has none of its own.
+    pub search_timeout: Option<Duration>,
+    pub seat: Seat,
+    /// Looks at `control/pause.json`, every few seconds: off where nobody pauses, for the histories' sake.
+    pub obeys_pause: bool,
 }
 
 impl Default for Setup {
@@ -72,6 +80,10 @@ impl Default for Setup {
             on_missing: OnMissingObject::DeadLetter,
             on_extraction_error: OnExtractionError::Index,
             max_object_bytes: 1 << 20,
+            sources: vec![SOURCE],
+            search_timeout: None,
+            seat: Seat::Here,
+            obeys_pause: false,
         }
     }
 }
@@ -134,6 +146,11 @@ impl Site {
     /// Takes what was logged, in order: by whom (`None`: by nobody's task), and what.
     pub fn take_lines(&self) -> Vec<Told> {
         std::mem::take(&mut self.lines.lock().unwrap())
+    }
+
+    /// Begins anew: what was told so far is forgotten.
+    pub fn forget_lines(&self) {
+        self.lines.lock().unwrap().clear();
     }
 
     /// `outcome/settlement` of every receipt that ended, in order.
@@ -219,12 +236,13 @@ impl Site {
         books: &Arc<Books>,
         lane: Option<Lane>,
     ) -> Processor {
+        let sources = setup.sources.iter().map(|name| Source { bucket: (*name).into(), prefix: String::new() });
         Processor {
             store: self.store(who, wires),
             extract: self.reader.clone(),
             side_path: Arc::new(SidePath { lane, parking: self.parking(who, wires), books: Arc::clone(books) }),
             clock: self.clock(),
-            wanted: Wanted::new(vec![Source { bucket: SOURCE.into(), prefix: String::new() }], RESULTS.into()),
+            wanted: Wanted::new(sources.collect(), RESULTS.into()),
             namespace: namespace(),
             results_bucket: RESULTS.into(),
             max_object_bytes: setup.max_object_bytes,
@@ -242,13 +260,15 @@ impl Site {
     /// Starts a worker, put together as `start::worker` does it.
     pub fn start(&self, who: &str, setup: &Setup) -> Worker {
         let books = Arc::new(Books::default());
-        let seed = self.world.seed ^ self.restless.map_or(0, |_| of_name(who));
+        // One each, as in life: workers must not move in step.
+        let seed = self.world.seed ^ of_name(who);
         let life = Life::new(who, self.world.ticks.clone(), seed, self.restless.unwrap_or(0.0));
         let wires = Wires::of(Arc::clone(&books), self.next_run(who), Some(Arc::clone(&life)));
         let jitter = Arc::new(Jitter::seeded(seed));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
-            let search = Wired { wires: Arc::clone(&wires), port: self.world.search.seen_by(who) };
+            let search = self.world.search.seen_by(who).given_up_after(setup.search_timeout);
+            let search = Wired { wires: Arc::clone(&wires), port: search };
             let (new, driver) = Lane::new(Arc::new(search), Arc::clone(&jitter));
             replayer = setup.replay.then(|| Replayer {
                 store: self.store(who, &wires),
@@ -262,7 +282,7 @@ impl Site {
             lane = Some(new);
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
         }
-        let gate = Arc::new(Gate::new(Arc::clone(&jitter)));
+        let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count));
         let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
@@ -273,13 +293,25 @@ impl Site {
             lane: drive,
             replayer,
             books: Arc::clone(&books),
+            pause: setup.obeys_pause.then(|| Watch {
+                file: PauseFile { store: self.store(who, &wires), bucket: RESULTS.into() },
+                jitter: Arc::clone(&jitter),
+            }),
             jitter,
-            store: self.store(who, &wires),
-            needed_buckets: vec![RESULTS.into(), SOURCE.into()],
+            probe: Probe {
+                store: self.store(who, &wires),
+                results_bucket: RESULTS.into(),
+                key: layout::probe(&namespace()),
+                sources: setup
+                    .sources
+                    .iter()
+                    .map(|name| Source { bucket: (*name).into(), prefix: String::new() })
+                    .collect(),
+            },
             concurrency: setup.concurrency,
             poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
             drain: setup.drain,
-            seat: Seat::Here,
+            seat: setup.seat,
         };
         let stop = Stop::default();
         let run = tokio::spawn(given_by(Arc::clone(&life) as Arc<dyn Turns>, pipeline.run(stop.clone(), || {})));
@@ -300,7 +332,7 @@ impl Site {
 
     /// Until the queue holds nothing, within two hours.
     pub async fn until_empty(&self) {
-        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.live().is_empty()).await;
+        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.is_empty()).await;
     }
 }
 
@@ -324,15 +356,17 @@ impl Worker {
         assert_eq!(self.wires.complaint(), None, "{}: books during the run", self.who);
         assert!(line.balanced && line.in_flight == 0, "{}: {line:?}", self.who);
         let (mut received, mut deletes) = (0, 0);
-        for call in self.world.queue.calls().iter().filter(|call| *call.who == *self.who) {
-            match (&call.ask, &call.answered) {
-                (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
-                (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
-                    deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+        self.world.queue.look(|memory| {
+            for call in memory.calls.iter().filter(|call| *call.who == *self.who) {
+                match (&call.ask, &call.answered) {
+                    (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
+                    (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
+                        deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
+        });
         assert_eq!(line.received, received, "{}: received, by the books and by the queue", self.who);
         let booked = line.deleted + line.dead_lettered;
         assert!(booked <= deletes && deletes <= booked + line.lease_lost, "{}: {deletes} deletes, {line:?}", self.who);

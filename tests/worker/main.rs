@@ -17,6 +17,7 @@ mod body_shapes;
 mod crash;
 mod crash_loop;
 mod dead_letters;
+mod faults;
 mod keys;
 mod main_job;
 mod outage;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::waiting::{LONG, eventually, holds};
 
@@ -37,8 +38,8 @@ impl Launch {
         self
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }
@@ -56,7 +57,7 @@ impl Launch {
 
     /// Starts `worker`.
     pub fn spawn(&self) -> Worker {
-        let mut child = self.command(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self.command(&self.program, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log: Arc<Mutex<Vec<Line>>> = Arc::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let written = Arc::clone(&log);
@@ -69,9 +70,18 @@ impl Launch {
         Worker { child, log }
     }
 
-    /// Runs a command to its end.
+    /// Runs a command of `worker` to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
+        self.run_program(&self.program, arguments)
+    }
+
+    /// Runs a command of `redrive` to its end.
+    pub fn redrive(&self, arguments: &[&str]) -> Output {
+        self.run_program(Path::new(env!("CARGO_BIN_EXE_redrive")), arguments)
+    }
+
+    fn run_program(&self, program: &Path, arguments: &[&str]) -> Output {
+        let mut command = self.command(program, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = child.stdout.take().unwrap();
         let reader = std::thread::spawn(move || {
@@ -107,6 +117,21 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// `/metrics` now: series to value.
+    pub async fn scrape(&self) -> BTreeMap<String, String> {
+        let address = self.fact("ready").await["admin"].as_str().expect("an address").to_owned();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        let series = text.lines().filter(|line| line.starts_with("quittance_"));
+        series
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
     fn lines(&self) -> Vec<Line> {
         self.log.lock().unwrap().clone()
     }
@@ -152,9 +177,16 @@ impl Worker {
         .await
     }
 
+    /// How many lines there are of a kind, without copying them.
+    pub fn count(&self, is: impl Fn(&Value) -> bool) -> usize {
+        let is = |line: &&Line| if let Line::Fact(fact) = line { is(fact) } else { false };
+        self.log.lock().unwrap().iter().filter(is).count()
+    }
+
     /// Receipts that were received and not settled yet.
     pub fn in_hand(&self) -> usize {
-        self.facts("message_received").len() - self.facts("message_settled").len()
+        let of = |event: &str| self.count(|fact| fact["event"] == event);
+        of("message_received") - of("message_settled")
     }
 
     pub fn pid(&self) -> Pid {

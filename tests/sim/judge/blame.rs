@@ -30,7 +30,7 @@ pub fn blame_files(facts: &mut Facts<'_>, begun: &[Begun]) {
                 ExtractFailure::Crashed { .. } | ExtractFailure::TimedOut { .. } | ExtractFailure::Limit { .. } => true,
                 ExtractFailure::Unavailable { .. } => false,
             },
-            Act::Reads | Act::Takes(_) | Act::Hangs | Act::Lingers(_) => false,
+            Act::Reads | Act::Takes(_) | Act::Blocks(_) | Act::Hangs | Act::Lingers(_) => false,
         };
         if charged {
             of_name.entry(&begun.file_name).or_default().push(begun.at);
@@ -157,6 +157,18 @@ pub fn returned_for_a_cause(facts: &Facts<'_>, host: &[Instant], findings: &mut 
                 let fields = &line.fields;
                 format!("{} was returned as systemic, and no store was sick: {fields}", name(facts, delivery))
             });
+        }
+    }
+}
+
+/// P4: intake is closed for a sick store or host, never for the index alone.
+pub fn closed_for_a_cause(facts: &Facts<'_>, host: &[Instant], findings: &mut Findings) {
+    for life in &facts.lives {
+        let lines = life.story.map_or(&[][..], |story| &story.lines);
+        for line in lines.iter().filter(|line| line.event == "breaker_opened" && line.fields["which"] == "critical") {
+            let store = life.store_trouble.iter().any(|stamp| stamp.order < line.stamp.order);
+            let host = host.iter().any(|at| *at <= line.stamp.at);
+            findings.unless(store || host, P4, || format!("{} closed intake for nothing: {}", life.who, line.fields));
         }
     }
 }

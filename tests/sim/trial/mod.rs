@@ -252,7 +252,7 @@ impl Trial {
         let mut since = None;
         while Instant::now() < deadline {
             let world = &self.site.world;
-            let empty = world.queue.is_empty() && world.store.none(RESULTS, "retry-index/");
+            let empty = world.queue.holds_nothing() && world.store.none(RESULTS, "retry-index/");
             since = if empty { since.or(Some(Instant::now())) } else { None };
             if since.is_some_and(|since| since.elapsed() >= self.plan.quiet) {
                 return true;

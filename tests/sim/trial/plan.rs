@@ -162,6 +162,7 @@ fn setups(rng: &mut Rng, max_receive_count: u32) -> Vec<Setup> {
         on_missing: one_of(rng, &[OnMissingObject::DeadLetter, OnMissingObject::DeadLetter, OnMissingObject::Drop]),
         on_extraction_error: one_of(rng, &[OnExtractionError::Index, OnExtractionError::DeadLetter]),
         max_object_bytes: one_of(rng, &[1 << 20, 1 << 20, 1 << 20, 7]),
+        ..Setup::default()
     };
     let count = one_of(rng, &[1, 1, 2, 2, 3, 4]);
     (0..count)

@@ -1,0 +1,156 @@
+//! What was typed to `redrive`, and what comes of it: the operator's commands that there are today.
+//!
+//! Promises the rules of the worker's settings: every flag has a variable, all mistakes are told at once, each with its
+//! fix. Needs a bucket and the AWS SDK's own settings; what else a worker's environment file holds is not looked at.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use super::Surroundings;
+use super::args::{names_of, without_values};
+use super::mistakes::{Mistakes, Reader};
+use super::setting;
+use super::urls;
+use super::values::{boolean, bucket};
+
+/// Longest reason: it goes into a log line of every worker.
+const REASON_CHARS: usize = 400;
+
+/// The operator's side of quittance: stop all workers of a results bucket, and let them go on.
+#[derive(Parser, Debug)]
+#[command(name = "redrive", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP, subcommand_value_name = "COMMAND")]
+pub struct RedriveArgs {
+    /// What to do.
+    #[command(subcommand)]
+    command: Option<Verb>,
+
+    /// The workers' results bucket; required.
+    #[arg(long, env = "S3_BUCKET", value_name = "BUCKET", global = true)]
+    results_bucket: Option<String>,
+
+    /// Allow a plain `http://` AWS_ENDPOINT_URL to other than loopback addresses (tests only); true or false, default
+    /// false.
+    #[arg(long, env = "ALLOW_HTTP", value_name = "BOOL", global = true)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_http: Option<String>,
+
+    /// Print one JSON object on stdout.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// What `redrive` can be asked to do.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+enum Verb {
+    /// Stop receiving and replaying in all workers; work in hand is finished. The first pause stands.
+    Pause {
+        /// Why, for those who find the workers standing still; at most 400 characters.
+        #[arg(long, value_name = "TEXT", required_unless_present = "status", conflicts_with = "status")]
+        #[arg(value_parser = reason)]
+        reason: Option<String>,
+        /// Who; default: user@host.
+        #[arg(long, value_name = "NAME", conflicts_with = "status", value_parser = reason)]
+        by: Option<String>,
+        /// Only say how things stand, as `redrive status` does.
+        #[arg(long)]
+        status: bool,
+    },
+    /// Take the pause back, whoever made it.
+    Resume,
+    /// Say whether the workers are paused, by whom, since when and why.
+    Status,
+}
+
+const AFTER_HELP: &str = "\
+Required: S3_BUCKET (or --results-bucket). Region, credentials and AWS_ENDPOINT_URL are the AWS SDK's own.
+A pause is one object, control/pause.json: it holds for every worker of that bucket, whatever its
+namespace, across restarts, until `redrive resume`. Workers obey within 5 seconds.
+
+Examples:
+  redrive pause --reason 'incident 7: index rebuild'
+  redrive status                             who paused, since when, why
+  redrive status --json
+  redrive resume
+
+Exit codes:
+  0   well, also where there was nothing to change (the report says so)
+  64  bad usage: no command, an unknown flag or command, no reason
+  75  a dependency is not there: the bucket, credentials, the network
+  78  bad configuration: all mistakes are listed, each with its fix";
+
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.chars().count() {
+        0 => Err("it is empty".into()),
+        1..=REASON_CHARS => Ok(text.to_owned()),
+        many => Err(format!("it has {many} characters, and {REASON_CHARS} are read")),
+    }
+}
+
+impl RedriveArgs {
+    /// Reads a command line; the error is clap's, as for [`Args::read`](super::Args::read).
+    pub fn read<I, T>(argv: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let mut command = without_values(Self::command());
+        let args = Self::from_arg_matches(&command.try_get_matches_from_mut(argv)?)?;
+        if args.command.is_none() {
+            let what = "no command was given, so nothing is done; there are: pause, resume, status";
+            return Err(command.error(ErrorKind::MissingSubcommand, what));
+        }
+        Ok(args)
+    }
+}
+
+/// What an operator wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Pause.
+    Pause {
+        /// Why.
+        reason: String,
+        /// Who, if it was said.
+        by: Option<String>,
+    },
+    /// Resume.
+    Resume,
+    /// Look.
+    Status,
+}
+
+/// What `redrive` runs with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RedriveConfig {
+    /// What to do.
+    pub order: Order,
+    /// Where.
+    pub results_bucket: String,
+    /// The report is JSON.
+    pub json: bool,
+}
+
+impl RedriveConfig {
+    /// The one conversion.
+    pub fn from_args(args: &RedriveArgs, around: &Surroundings<'_>) -> Result<Self, Mistakes> {
+        let read = &Reader::new(around.env, names_of(&RedriveArgs::command()));
+        let results = setting!(read, args.results_bucket);
+        let results_bucket = read.required(&results, "name the workers' results bucket", bucket);
+        let allow_http = read.value(&setting!(read, args.allow_http), "false", boolean);
+        for service in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+            read.optional(&read.variable(service), urls::endpoint(allow_http.unwrap_or(true)));
+        }
+        let order = match &args.command {
+            Some(Verb::Pause { reason: Some(reason), by, status: _ }) => {
+                Order::Pause { reason: reason.clone(), by: by.clone() }
+            }
+            Some(Verb::Pause { reason: None, .. } | Verb::Status) | None => Order::Status,
+            Some(Verb::Resume) => Order::Resume,
+        };
+        let built = || Some(Self { order, results_bucket: results_bucket?, json: args.json });
+        read.finish(built())
+    }
+}
