@@ -58,12 +58,12 @@ real: ## all tests, with the stack beside them
 	$(STACK) exec -- cargo test --locked --all-targets -- --include-ignored
 
 # A worker with failpoints in it (feature `failpoints`), in the same target folder: only this package is built again.
-# Eight tests at a time, for they mostly wait for leases to end.
+# All tests at a time, for they mostly wait for leases to end.
 KILL_TESTS = cargo test --locked --features failpoints --test kill --test failpoints
 
 build-kill:
 	$(KILL_TESTS) --no-run
 
 kill: build-kill ## kill -9 at every failpoint and at random instants (KILLS=2800 CELLS=6 SEED=1: many, with a table)
-	KILLS=$(KILLS) CELLS=$(CELLS) SEED=$(SEED) $(STACK) exec -- $(KILL_TESTS) -- --include-ignored --test-threads 8 \
+	KILLS=$(KILLS) CELLS=$(CELLS) SEED=$(SEED) $(STACK) exec -- $(KILL_TESTS) -- --include-ignored --test-threads 16 \
 		$(if $(KILLS),--nocapture a0_2 a1_1)
