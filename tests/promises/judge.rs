@@ -62,7 +62,9 @@ impl Trial {
         world.queue.put("not json");
         let restarted = world.ticks.stamp();
         let second = site.start(WHO, &setup);
-        sleep(200 * SECOND).await;
+        sleep(20 * SECOND).await;
+        world.upload("a.txt", "text 4", 4);
+        sleep(180 * SECOND).await;
         site.until_empty().await;
         sleep(200 * SECOND).await; // replay
         let asked = world.ticks.stamp();
