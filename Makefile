@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test faults up down status fmt lint doc deny scripts unit real kill build-kill simulate
+.PHONY: help demo test faults up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -32,6 +32,9 @@ simulate: ## the pipeline on the model, SEEDS=10000 [FROM=0] [JOBS=2] trials; SE
 	@SEEDS=$(or $(SEEDS),10000) FROM=$(FROM) JOBS=$(JOBS) SEED=$(SEED) TRACE=$(TRACE) \
 		cargo test --locked --profile simulate --test simulate
 
+bugs: ## shows that the simulation can fail: puts eight known bugs in, one by one, and demands that each is found
+	@tests/bugs/run $(BUGS)
+
 fmt: ## is the code formatted?
 	cargo fmt --check
 
@@ -55,12 +58,12 @@ real: ## all tests, with the stack beside them
 	$(STACK) exec -- cargo test --locked --all-targets -- --include-ignored
 
 # A worker with failpoints in it (feature `failpoints`), in the same target folder: only this package is built again.
-# Eight tests at a time, for they mostly wait for leases to end.
+# All tests at a time, for they mostly wait for leases to end.
 KILL_TESTS = cargo test --locked --features failpoints --test kill --test failpoints
 
 build-kill:
 	$(KILL_TESTS) --no-run
 
 kill: build-kill ## kill -9 at every failpoint and at random instants (KILLS=2800 CELLS=6 SEED=1: many, with a table)
-	KILLS=$(KILLS) CELLS=$(CELLS) SEED=$(SEED) $(STACK) exec -- $(KILL_TESTS) -- --include-ignored --test-threads 8 \
+	KILLS=$(KILLS) CELLS=$(CELLS) SEED=$(SEED) $(STACK) exec -- $(KILL_TESTS) -- --include-ignored --test-threads 16 \
 		$(if $(KILLS),--nocapture a0_2 a1_1)

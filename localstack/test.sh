@@ -24,6 +24,7 @@ step "what has to be here"               "$stack" check
 step "LocalStack and OpenSearch"         "$stack" install
 step "format"                            make --no-print-directory fmt
 step "scripts and samples"               make --no-print-directory scripts
+step "the eight bugs still apply"        tests/bugs/run check
 step "clippy"                            make --no-print-directory lint
 step "documentation"                     make --no-print-directory doc
 step "bans, licences, sources"           make --no-print-directory deny

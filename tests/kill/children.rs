@@ -62,7 +62,7 @@ fn resident(worker: &Worker) -> u64 {
 #[tokio::test]
 #[ignore = "needs the local stack: make test"]
 async fn a4_2_children_that_spin_are_killed_and_until_then_hold_the_permits_of_their_messages() {
-    const FILES: usize = 8;
+    const FILES: usize = 6;
     const PERMITS: usize = 4;
     const CHILDREN: usize = 2;
     let world = World::silent().await;
@@ -75,7 +75,8 @@ async fn a4_2_children_that_spin_are_killed_and_until_then_hold_the_permits_of_t
     let mut worker = launch.unarmed().start().await;
     let before = resident(&worker);
     let (mut most_in_hand, mut most_children) = (0, 0);
-    eventually("all are settled", LONG, async || {
+    // Each spins for a second of CPU time, which a busy machine may take long to give.
+    eventually("all are settled", LONG * 3, async || {
         most_in_hand = most_in_hand.max(worker.in_hand());
         most_children = most_children.max(worker.children().len());
         let settled = worker.facts("message_settled").len();

@@ -156,13 +156,18 @@ pub fn report(results: &[Judged], took: Duration) {
         sum(|found| found.distinct),
         sum(|found| found.parked),
         sum(|found| found.overtaken),
-        sum(|found| found.crash_loops),
+        sum(|found| found.crash_loops.len()),
     );
     let lost = sum(|found| found.lost.len());
     eprintln!("lost: {lost}; 95 % upper bound on loss per crash (rule of three): {:.2e}", 3.0 / kills as f64);
     for judged in results {
         assert_eq!(judged.found.lost, [], "lost");
         assert_eq!(judged.found.wrong, Vec::<String>::new(), "wrong");
+        // Condemned for killing workers: it was in hand at two kills, marked (from a receive count of 5 on).
+        for id in &judged.found.crash_loops {
+            let held = judged.lives.iter().filter(|life| life.in_hand.iter().any(|(held, n)| held == id && *n >= 5));
+            assert!(held.count() >= 2, "{id} was condemned and not killed");
+        }
         // Each receipt that a kill cut short may leave one.
         let (copies, cut) = (judged.found.letters - judged.found.distinct, held(&judged.lives));
         assert!(copies <= cut, "{copies} copies of letters, {cut} receipts cut short");

@@ -16,6 +16,7 @@ mod crash_loop;
 mod dead_letter;
 mod guard;
 mod intake;
+mod judge;
 mod lease;
 mod many_changes;
 mod newest_wins;

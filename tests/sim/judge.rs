@@ -71,7 +71,9 @@ pub fn judge(story: &Story<'_>) -> Vec<Violation> {
         leases::within_the_limit(facts, findings);
         blame::charged_for_a_cause(facts, findings);
         blame::dead_lettered_for_a_cause(facts, findings);
-        blame::returned_for_a_cause(facts, &blame::host_trouble(&begun), findings);
+        let host = blame::host_trouble(&begun);
+        blame::returned_for_a_cause(facts, &host, findings);
+        blame::closed_for_a_cause(facts, &host, findings);
         ends::moved_for_a_cause(facts, findings);
         ends::nothing_circles(facts, story.drained, findings);
         let dead = ends::Dead::of(memories);

@@ -9,6 +9,9 @@ use async_trait::async_trait;
 use quittance::process::extract::{Extract, ExtractFailure, Extraction, Hints, Keep};
 use tokio::time::Instant;
 
+/// In the text of every panic that is part of a plan.
+pub const TOLD_TO_PANIC: &str = "was told to panic";
+
 /// What happens to a file.
 #[derive(Clone, Debug)]
 pub enum Act {
@@ -75,9 +78,9 @@ impl Reader {
 
     /// From when to when this file was in work, for each time that has ended.
     pub fn spans(&self, file_name: &str) -> Vec<(Instant, Instant)> {
-        let begun = self.begun().into_iter().filter(|begun| begun.file_name == file_name).map(|begun| begun.at);
-        let ended = self.ended.lock().unwrap().clone();
-        begun.zip(ended.into_iter().filter(|(name, _)| name == file_name).map(|(_, at)| at)).collect()
+        let (begun, ended) = (self.begun.lock().unwrap(), self.ended.lock().unwrap());
+        let begun = begun.iter().filter(|begun| begun.file_name == file_name).map(|begun| begun.at);
+        begun.zip(ended.iter().filter(|(name, _)| name == file_name).map(|(_, at)| *at)).collect()
     }
 
     fn next(&self, file_name: &str) -> Act {
@@ -137,7 +140,7 @@ impl Extract for Reader {
                 Ok(read)
             }
             Act::Hangs => std::future::pending().await,
-            Act::Panics => panic!("the reader of {} was told to panic", hints.file_name),
+            Act::Panics => panic!("the reader of {} {TOLD_TO_PANIC}", hints.file_name),
             Act::Fails(failure) => Err(failure),
             Act::Unreadable(why) => Ok(Extraction { content: None, extraction_error: Some(why.into()), ..read }),
             Act::Lingers(time) => {

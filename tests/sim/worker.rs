@@ -373,11 +373,6 @@ impl Worker {
         line
     }
 
-    /// Waits for the end that a broken settler makes.
-    pub async fn broken(self) -> SettlerBroken {
-        self.run.await.unwrap().unwrap_err()
-    }
-
     /// The end of a worker that was asked for it.
     pub async fn ended(self) -> Result<Result<BooksLine, SettlerBroken>, JoinError> {
         self.run.await
@@ -385,6 +380,11 @@ impl Worker {
 
     pub fn has_ended(&self) -> bool {
         self.run.is_finished()
+    }
+
+    /// Waits for the end that a broken settler makes.
+    pub async fn broken(self) -> SettlerBroken {
+        self.run.await.unwrap().unwrap_err()
     }
 
     /// Asks for the end without waiting for it.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::panic::AssertUnwindSafe;
@@ -14,6 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use sim::reader::TOLD_TO_PANIC;
 use sim::trial::{self, Report, Want};
 
 #[path = "../sim/mod.rs"]
@@ -31,13 +33,19 @@ fn main() -> ExitCode {
     if args.iter().any(|arg| arg == "--list") || filter.is_some_and(|name| !"simulate".contains(name.as_str())) {
         return ExitCode::SUCCESS;
     }
-    if let Some(seed) = wish("SEED") {
-        return replay(seed, wish("TRACE") == Some(1));
-    }
+    // Readers that panic are part of the plan.
+    std::panic::set_hook(Box::new(|panic| {
+        if !text_of(panic.payload()).is_some_and(|text| text.contains(TOLD_TO_PANIC)) {
+            eprintln!("{panic}");
+        }
+    }));
     // A trial writes small files, thousands a second: in memory, where there is such a place.
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
         drop(tempfile::env::override_temp_dir(memory));
+    }
+    if let Some(seed) = wish("SEED") {
+        return replay(seed, wish("TRACE") == Some(1));
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let from = wish("FROM").unwrap_or(0);
@@ -48,6 +56,11 @@ fn main() -> ExitCode {
 fn wish(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
 fn replay(seed: u64, traced: bool) -> ExitCode {
@@ -86,7 +99,6 @@ struct Tally {
 
 fn run(from: u64, until: u64, jobs: u64) -> ExitCode {
     let (next, tally, began) = (AtomicU64::new(from), Mutex::new(Tally::default()), Instant::now());
-    std::panic::set_hook(Box::new(|_| {})); // readers that panic are part of the plan; all others are told below
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
@@ -143,9 +155,7 @@ fn one(seed: u64, tally: &Mutex<Tally>) {
             }
         }
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            println!("seed {seed} panics: {}", text.unwrap_or_default());
+            println!("seed {seed} panics: {}", text_of(panic.as_ref()).unwrap_or_default());
             tally.failed.push(seed);
         }
     }

@@ -87,7 +87,8 @@ async fn redrive_pauses_all_workers_across_restarts_until_it_resumes_them() {
         assert_eq!(fact["by"], "ada");
         assert!(fact["reason"].as_str().unwrap().contains("incident 7"), "{fact}");
     }
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    // 5 s on a machine with time to spare; the simulation holds them to it.
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
     let (file, _) = world.result("control/pause.json").await.expect("the object");
     assert_eq!((&file["v"], &file["reason"], &file["by"]), (&json!(1), &json!("incident 7"), &json!("ada")));
     let check = launch.run(&["check"]);
@@ -123,7 +124,7 @@ async fn redrive_pauses_all_workers_across_restarts_until_it_resumes_them() {
     for worker in [&late, &workers[1]] {
         worker.fact("resumed").await;
     }
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
     world.emptied().await;
     let done = late.stop().await.of("done") + workers[1].stop().await.of("done");
     assert_eq!(done, files.len() as u64);

@@ -161,6 +161,18 @@ pub fn returned_for_a_cause(facts: &Facts<'_>, host: &[Instant], findings: &mut 
     }
 }
 
+/// P4: intake is closed for a sick store or host, never for the index alone.
+pub fn closed_for_a_cause(facts: &Facts<'_>, host: &[Instant], findings: &mut Findings) {
+    for life in &facts.lives {
+        let lines = life.story.map_or(&[][..], |story| &story.lines);
+        for line in lines.iter().filter(|line| line.event == "breaker_opened" && line.fields["which"] == "critical") {
+            let store = life.store_trouble.iter().any(|stamp| stamp.order < line.stamp.order);
+            let host = host.iter().any(|at| *at <= line.stamp.at);
+            findings.unless(store || host, P4, || format!("{} closed intake for nothing: {}", life.who, line.fields));
+        }
+    }
+}
+
 fn held_by<'f>(facts: &'f Facts<'_>, letter: &'f Letter<'_>, subject: usize) -> impl Iterator<Item = &'f Delivery<'f>> {
     let held = facts.subjects[subject].deliveries.iter().map(|number| &facts.deliveries[*number]);
     held.filter(|held| held.life == letter.life && held.heard.order < letter.call.asked.order)

@@ -76,7 +76,8 @@ struct Trial {
 /// Runs a seed in a runtime of its own.
 pub fn run(seed: u64, want: Want) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(Trial::new(Plan::draw(seed)).run(want))
+    // Made inside, for outside of the runtime the clock is not paused.
+    runtime.block_on(async { Trial::new(Plan::draw(seed)).run(want).await })
 }
 
 impl Trial {
