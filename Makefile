@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test up down status fmt lint doc deny scripts unit real
+.PHONY: help demo test faults up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -16,6 +16,9 @@ demo: ## the main job on the local stack, shown and checked (ARGS=--count: count
 test: ## everything that must pass
 	@localstack/test.sh
 
+faults: ## the whole table of faults, every operation x error x position (make test runs a covering of it)
+	QUITTANCE_FAULTS=all $(STACK) exec -- cargo test --locked --test worker -- --include-ignored --nocapture faults
+
 up: ## a stack that stays, with queues and buckets, and three commands to try
 	@$(STACK) up
 
@@ -25,11 +28,19 @@ down: ## end it
 status: ## is it up?
 	@$(STACK) status
 
+simulate: ## the pipeline on the model, SEEDS=10000 [FROM=0] [JOBS=2] trials; SEED=12345 [TRACE=1] replays one
+	@SEEDS=$(or $(SEEDS),10000) FROM=$(FROM) JOBS=$(JOBS) SEED=$(SEED) TRACE=$(TRACE) \
+		cargo test --locked --profile simulate --test simulate
+
+bugs: ## shows that the simulation can fail: puts eight known bugs in, one by one, and demands that each is found
+	@tests/bugs/run $(BUGS)
+
 fmt: ## is the code formatted?
 	cargo fmt --check
 
 lint: ## clippy, warnings are errors
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --test kill --features failpoints --locked -- -D warnings
 
 doc: ## the documentation builds without warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
@@ -45,3 +56,14 @@ unit: ## the tests that need no services
 
 real: ## all tests, with the stack beside them
 	$(STACK) exec -- cargo test --locked --all-targets -- --include-ignored
+
+# A worker with failpoints in it (feature `failpoints`), in the same target folder: only this package is built again.
+# All tests at a time, for they mostly wait for leases to end.
+KILL_TESTS = cargo test --locked --features failpoints --test kill --test failpoints
+
+build-kill:
+	$(KILL_TESTS) --no-run
+
+kill: build-kill ## kill -9 at every failpoint and at random instants (KILLS=2800 CELLS=6 SEED=1: many, with a table)
+	KILLS=$(KILLS) CELLS=$(CELLS) SEED=$(SEED) $(STACK) exec -- $(KILL_TESTS) -- --include-ignored --test-threads 16 \
+		$(if $(KILLS),--nocapture a0_2 a1_1)

@@ -24,6 +24,11 @@ fn main() -> ExitCode {
     if task == Task::ExtractChild {
         return process::extract::child_main(); // before any configuration, client or thread
     }
+    #[cfg(feature = "failpoints")]
+    if let Err(mistake) = quittance::failpoint::arm() {
+        eprintln!("{mistake}");
+        return ExitCode::from(exit::EX_CONFIG);
+    }
     let config = match WorkerConfig::from_args(&args, &Surroundings::of_process()) {
         Ok(config) => config,
         Err(mistakes) => {
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
     };
     let identity =
         Identity { run_id: uuid::Uuid::now_v7().to_string(), namespace: config.namespace.as_str().to_owned() };
+    let run_id = identity.run_id.clone();
     telemetry::install(config.log_format, &config.log_level, identity);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -43,7 +49,7 @@ fn main() -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match task {
-            Task::Run | Task::ExtractChild => run(&config).await,
+            Task::Run | Task::ExtractChild => run(&config, &run_id).await,
             Task::SetupIndex => setup_index(&config).await,
             Task::Check { json } => doctor(&config, json).await,
         }
@@ -59,12 +65,15 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: &WorkerConfig) -> Result<u8, CannotStart> {
-    let worker = start::worker(config, &start::aws().await?).await?;
+async fn run(config: &WorkerConfig, run_id: &str) -> Result<u8, CannotStart> {
+    let worker = start::worker(config, &start::aws().await?, run_id).await?;
     let stop = Stop::default();
     let signals = Signals::take()
         .map_err(|error| CannotStart { line: format!("cannot listen to signals: {error}"), code: exit::EX_TEMPFAIL })?;
     tokio::spawn(signals.obey(stop.clone(), worker.pipeline.gate.clone()));
+    if let Some(admin) = worker.admin {
+        tokio::spawn(admin.serve());
+    }
     tokio::spawn({
         let stop = stop.stop.clone();
         async move {

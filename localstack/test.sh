@@ -24,12 +24,15 @@ step "what has to be here"               "$stack" check
 step "LocalStack and OpenSearch"         "$stack" install
 step "format"                            make --no-print-directory fmt
 step "scripts and samples"               make --no-print-directory scripts
+step "the eight bugs still apply"        tests/bugs/run check
 step "clippy"                            make --no-print-directory lint
 step "documentation"                     make --no-print-directory doc
 step "bans, licences, sources"           make --no-print-directory deny
 # built first: the stack need not run while the compiler does
 step "build the tests"                   cargo test --locked --all-targets --no-run
 step "all tests, with the real services" make --no-print-directory real
+step "build a worker with failpoints"    make --no-print-directory build-kill
+step "kill -9, at failpoints and at random" make --no-print-directory kill
 step "documentation tests"               cargo test --locked --doc
 step "the demo"                          demo
 printf '\n==== all passed in %d s\n' "$SECONDS"

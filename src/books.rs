@@ -52,6 +52,7 @@ pub struct Books(Mutex<Counts>);
 
 /// The books at one instant: the fields of P10, flat. `final` marks the last line of a process.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 #[allow(missing_docs, reason = "the fields are those of P10 and are named there")]
 pub struct BooksLine {
     pub received: u64,

@@ -14,7 +14,7 @@ use crate::attempts::Attempts;
 use crate::clock::{WallClock, date, rfc3339};
 use crate::message::detail::detail as detail_line;
 use crate::message::{AttributeValue, Message, MessageAttribute};
-use crate::outcome::{ChangeReport, DeadLetterReason, Outcome};
+use crate::outcome::{ChangeReport, DeadLetterReason, Judgement, Outcome};
 use crate::queue::{Outgoing, Queue, QueueError, SQS_MAX_ATTRIBUTES, SQS_MAX_MESSAGE_BYTES};
 use crate::store::{Condition, Store, layout};
 
@@ -96,11 +96,11 @@ impl DeadLetters {
         reason: DeadLetterReason,
         detail: &str,
         attempts: &Attempts,
-        reports: &[ChangeReport],
+        judgement: &Judgement,
         ours: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), NotSent> {
         let now = self.clock.unix_ms();
-        let note = self.note(message, reason, detail, attempts, reports, &rfc3339(now));
+        let note = self.note(message, reason, detail, attempts, judgement, &rfc3339(now));
         if let Some(whole) = fitting(message, &note)
             && self.attempt(&whole, ours).await?
         {
@@ -125,10 +125,15 @@ impl DeadLetters {
         if !ours() {
             return Err(NotSent::NotOurs);
         }
+        failpoint!(BeforeDlqSend);
         match self.queue.send(outgoing).await {
-            Ok(_acknowledged) => Ok(true),
+            Ok(_acknowledged) => {
+                failpoint!(AfterDlqAck);
+                Ok(true)
+            }
             Err(QueueError::Refused(_)) => Ok(false),
-            Err(error @ (QueueError::Missing(_) | QueueError::Unavailable(_))) => {
+            // A letter that may not be sent now is not too large: made smaller, it would lose its note for nothing.
+            Err(error @ (QueueError::Missing(_) | QueueError::Denied(_) | QueueError::Unavailable(_))) => {
                 Err(NotSent::Failed(error.to_string()))
             }
         }
@@ -140,12 +145,15 @@ impl DeadLetters {
         reason: DeadLetterReason,
         detail: &str,
         attempts: &Attempts,
-        reports: &[ChangeReport],
+        judgement: &Judgement,
         now: &str,
     ) -> Note {
         let origin = Origin::of(message);
+        let Judgement { reports, cut_short, .. } = judgement;
         let failing: Vec<&ChangeReport> =
             reports.iter().filter(|report| matches!(report.outcome, Outcome::Retry(_) | Outcome::Reject(_))).collect();
+        let ids = failing.iter().filter_map(|report| report.work_id.as_ref());
+        let keys = failing.iter().map(|report| &report.key).filter(|key| !key.is_empty());
         Note {
             v: 1,
             reason: reason.as_str().to_owned(),
@@ -153,12 +161,8 @@ impl DeadLetters {
             attempts: attempts.failed.max(1),
             first_failed_at: attempts.first_failed_at.clone().unwrap_or_else(|| now.to_owned()),
             last_failed_at: attempts.last_failed_at.clone().unwrap_or_else(|| now.to_owned()),
-            work_ids: failing
-                .iter()
-                .filter_map(|report| report.work_id.as_ref())
-                .map(|id| id.as_str().to_owned())
-                .collect(),
-            keys: failing.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
+            work_ids: ids.chain(cut_short.iter().map(|cut| &cut.work_id)).map(|id| id.as_str().to_owned()).collect(),
+            keys: keys.chain(cut_short.iter().map(|cut| &cut.key)).cloned().collect(),
             source_queue: self.source_queue.clone(),
             message_id: origin.as_ref().map_or_else(|| message.id.0.clone(), |origin| origin.message_id.clone()),
             redrives: origin.map_or(0, |origin| origin.redrives),

@@ -49,7 +49,7 @@ fn is_none<T: Serialize>(value: &T) -> bool {
 
 event!(
     /// Intake starts.
-    Ready, "ready", INFO { queue_url: String, dlq_url: String, results_bucket: String, index: Option<String>, concurrency: usize, }
+    Ready, "ready", INFO { queue_url: String, dlq_url: String, results_bucket: String, index: Option<String>, concurrency: usize, admin: Option<String>, }
 );
 event!(
     /// A receipt was taken on.
@@ -80,6 +80,24 @@ event!(
 event!(
     /// A failed attempt could not be written down; the message is returned without a charge.
     AttemptNotRecorded, "attempt_not_recorded", WARN { message_id: String, detail: String, original_message_id: Option<String>, }
+);
+event!(
+    /// A `begun` mark could not be written (the message is processed without it) or cleared (it stays).
+    MarkFailed, "mark_failed", WARN {
+        message_id: String, step: &'static str, detail: String, original_message_id: Option<String>,
+    }
+);
+event!(
+    /// A worker died at this message, or with it: it is processed alone.
+    TakenAlone, "taken_alone", WARN {
+        message_id: String, receive_count: u32, detail: String, original_message_id: Option<String>,
+    }
+);
+event!(
+    /// A message that has killed two workers is dead-lettered without being begun again.
+    CrashLoop, "crash_loop", ERROR {
+        message_id: String, receive_count: u32, detail: String, original_message_id: Option<String>,
+    }
 );
 event!(
     /// A document could neither be indexed nor parked.

@@ -87,7 +87,10 @@ impl SidePath {
             None => ItemVerdict::Systemic("SKIP_OPENSEARCH is set".into()),
         };
         let (lot, reason) = match verdict {
-            ItemVerdict::Durable => return Indexed::Indexed,
+            ItemVerdict::Durable => {
+                failpoint!(AfterIndexAck);
+                return Indexed::Indexed;
+            }
             ItemVerdict::Refused(reason) => (park::Lot::Errored, reason),
             ItemVerdict::Systemic(reason) => (park::Lot::Retry, reason),
         };

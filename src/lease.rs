@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::LeaseClock;
+use crate::crash_loop::Owed;
 use crate::message::Message;
 use crate::outcome::Judgement;
 
@@ -57,6 +58,8 @@ pub struct Settled {
     pub judgement: Judgement,
     /// Given back when SQS has answered.
     pub permit: Permit,
+    /// To be cleared first.
+    pub owed: Option<Box<Owed>>,
 }
 
 /// How long a receipt is ours, as far as anybody in this process knows; readable from every thread.
@@ -120,13 +123,14 @@ pub struct Lease {
     judgement: Judgement,                  // born as "no verdict", which means return
     slot: Option<mpsc::OwnedPermit<Word>>, // reserved at birth, used only in drop
     permit: Option<Permit>,                // in flight until SQS has answered
+    owed: Option<Box<Owed>>,               // the mark that must go before it
 }
 
 impl Lease {
     /// Called by the settler, which keeps the other half.
     pub(crate) fn new(number: LeaseNumber, message: Arc<Message>, term: Arc<Term>, seat: Seat) -> Self {
         let Seat { permit, slot } = seat;
-        Self { number, message, term, judgement: Judgement::none(), slot: Some(slot), permit: Some(permit) }
+        Self { number, message, term, judgement: Judgement::none(), slot: Some(slot), permit: Some(permit), owed: None }
     }
 
     /// The message.
@@ -144,6 +148,11 @@ impl Lease {
         self.permit.clone()
     }
 
+    /// From here on the end of this receipt owes the clearing of a mark, whatever end it is.
+    pub fn owe(&mut self, owed: Owed) {
+        self.owed = Some(Box::new(owed));
+    }
+
     /// Ends the scope with a judgement.
     pub fn settle(mut self, judgement: Judgement) {
         self.judgement = judgement;
@@ -154,7 +163,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let (Some(slot), Some(permit)) = (self.slot.take(), self.permit.take()) {
             let judgement = std::mem::replace(&mut self.judgement, Judgement::none());
-            drop(slot.send(Word::Settled(Settled { number: self.number, judgement, permit })));
+            let owed = self.owed.take();
+            drop(slot.send(Word::Settled(Settled { number: self.number, judgement, permit, owed })));
         }
     }
 }

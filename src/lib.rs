@@ -29,6 +29,10 @@
 //! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
 //! queue retention or purges, FIFO queues.
 
+#[macro_use]
+pub mod failpoint; // first: a macro is known to what comes after it
+
+pub mod admin;
 pub mod attempts;
 pub mod aws;
 pub mod books;
@@ -36,6 +40,7 @@ pub mod breaker;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod crash_loop;
 pub mod dead_letter;
 pub mod events;
 pub mod gate;
@@ -52,6 +57,7 @@ pub mod receive;
 pub mod retry;
 pub mod settle;
 pub mod shutdown;
+pub mod spawn;
 pub mod start;
 pub mod store;
 pub mod telemetry;

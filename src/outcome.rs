@@ -91,12 +91,28 @@ pub struct Judgement {
     pub reports: Vec<ChangeReport>,
     /// Changes that were parsed but have no outcome: the work ended before.
     pub abandoned: usize,
+    /// The one of them that was in work.
+    pub cut_short: Option<InWork>,
+}
+
+/// A change that was begun and has no outcome (yet).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InWork {
+    /// Id of the work.
+    pub work_id: WorkId,
+    /// The key, decoded.
+    pub key: String,
 }
 
 impl Judgement {
     /// The guard's verdict before anybody spoke.
     pub fn none() -> Self {
-        Self { verdict: Verdict::Cancelled, reports: Vec::new(), abandoned: 0 }
+        Self::without_work(Verdict::Cancelled)
+    }
+
+    /// Of a message whose work was not begun.
+    pub fn without_work(verdict: Verdict) -> Self {
+        Self { verdict, reports: Vec::new(), abandoned: 0, cut_short: None }
     }
 }
 

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::books::{Books, BooksLine};
+use crate::crash_loop::{Company, CrashLoop, Stay};
 use crate::events::{self, Event};
 use crate::gate::{Gate, Probe};
 use crate::index::replay::Replayer;
 use crate::lease::{Intake, Lease};
 use crate::message::detail::detail;
-use crate::outcome::{Judgement, Outcome, RetryReason, Verdict};
+use crate::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, Verdict};
 use crate::pause::Watch;
 use crate::process::{Processor, Progress, Scope, Stopped};
 use crate::queue::Queue;
@@ -27,6 +28,7 @@ use crate::receive::{Receiver, pollers};
 use crate::retry::Jitter;
 use crate::settle::{Desk, Settler, SettlerBroken};
 use crate::shutdown::Stop;
+use crate::spawn::tied;
 
 /// How often the books are written down.
 const BOOKS_EVERY: Duration = Duration::from_secs(60);
@@ -52,6 +54,8 @@ pub struct Pipeline {
     pub processor: Arc<Processor>,
     /// The intake gate.
     pub gate: Arc<Gate>,
+    /// Finds out what kills its workers.
+    pub crash_loop: Arc<CrashLoop>,
     /// Drives the bulk lane; `None` with `SKIP_OPENSEARCH`.
     pub lane: Option<futures_util::future::BoxFuture<'static, ()>>,
     /// Replays what is parked; `None` when it is off.
@@ -84,20 +88,20 @@ impl Pipeline {
         // Beside the road: these end after the work, for the work uses them.
         let beside = TaskTracker::new();
         let end_of_work = CancellationToken::new();
-        beside.spawn(write_books(Arc::clone(&self.books), end_of_work.clone()));
-        beside.spawn(Arc::clone(&self.gate).probe_while_shut(self.probe, end_of_work.clone()));
+        beside.spawn(tied(write_books(Arc::clone(&self.books), end_of_work.clone())));
+        beside.spawn(tied(Arc::clone(&self.gate).probe_while_shut(self.probe, end_of_work.clone())));
         if let Some(pause) = self.pause {
-            beside.spawn(pause.run(Arc::clone(&self.gate), end_of_work.clone()));
+            beside.spawn(tied(pause.run(Arc::clone(&self.gate), end_of_work.clone())));
         }
         if let Some(lane) = self.lane {
             let end = end_of_work.clone();
             // Cut off at the end: nobody waits for what is still queued, and a sick index must not delay the exit.
-            beside.spawn(async move {
+            beside.spawn(tied(async move {
                 tokio::select! { biased; () = end.cancelled() => {}, () = lane => {} }
-            });
+            }));
         }
         if let Some(replayer) = self.replayer {
-            beside.spawn(replayer.run(self.gate.pauses(), end_of_work.clone()));
+            beside.spawn(tied(replayer.run(self.gate.pauses(), end_of_work.clone())));
         }
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());
@@ -109,6 +113,7 @@ impl Pipeline {
                 queue: Arc::clone(&self.queue),
                 intake: intake.clone(),
                 gate: Arc::clone(&self.gate),
+                crash_loop: Arc::clone(&self.crash_loop),
                 wait: self.poll_wait,
                 visibility,
                 jitter: Arc::clone(&self.jitter),
@@ -116,11 +121,11 @@ impl Pipeline {
                 polling: polling.clone(),
             };
             let (work, processor, gate) = (work.clone(), Arc::clone(&self.processor), Arc::clone(&self.gate));
-            let give_back = give_back.clone();
-            polls.spawn(receiver.run(stop.stop.clone(), move |lease| {
-                let (processor, gate, give_back) = (Arc::clone(&processor), Arc::clone(&gate), give_back.clone());
-                work.spawn(receipt(lease, processor, gate, give_back));
-            }));
+            let (crash_loop, ends) = (Arc::clone(&self.crash_loop), (stop.stop.clone(), give_back.clone()));
+            polls.spawn(tied(receiver.run(stop.stop.clone(), move |lease| {
+                let (processor, gate) = (Arc::clone(&processor), Arc::clone(&gate));
+                work.spawn(tied(receipt(lease, processor, gate, Arc::clone(&crash_loop), ends.clone())));
+            })));
         }
         drop(intake); // the receivers hold the road now: when they and every lease are gone, the settler may end
         drop(self.processor);
@@ -190,7 +195,7 @@ fn how_it_broke(end: SettlerEnd) -> SettlerBroken {
 fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), SettlerBroken>> {
     let (end, ended) = oneshot::channel();
     match seat {
-        Seat::Here => drop(tokio::spawn(async move { drop(end.send(settler.run().await)) })),
+        Seat::Here => drop(tokio::spawn(tied(async move { drop(end.send(settler.run().await)) }))),
         Seat::OwnThread => {
             let thread = std::thread::Builder::new().name("settler".into()).spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -207,18 +212,41 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
     ended
 }
 
-/// The task of one receipt: holds the lease until its work is judged, or has to wait elsewhere. Public for the tests that
-/// cut it short.
-pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, give_back: CancellationToken) {
-    let mut kept = None;
+/// The task of one receipt: holds the lease until its work is judged, or has to wait elsewhere. From `stop` on what has
+/// not begun is returned, from `give_back` on what has begun too. Public for the tests that cut it short.
+pub async fn receipt(
+    mut lease: Lease,
+    processor: Arc<Processor>,
+    gate: Arc<Gate>,
+    crash_loop: Arc<CrashLoop>,
+    (stop, give_back): (CancellationToken, CancellationToken),
+) {
+    let term = Arc::clone(lease.term());
+    let (mut leave, mut kept) = (None, None);
     loop {
-        let Some(judgement) = work_on(&lease, &processor, &gate, &give_back).await else { return };
+        let begun = match leave.take() {
+            Some(company) => Ok(company), // one mark is enough for all that is tried under this lease
+            None => tokio::select! {
+                biased;
+                () = term.ended() => Err(Stay::Stopping),
+                () = give_back.cancelled() => Err(Stay::Stopping),
+                begun = crash_loop.begin(&mut lease, &stop) => begun,
+            },
+        };
+        let judgement = match begun {
+            Ok(company) => {
+                let Some(judgement) = work_on(&lease, &company, &processor, &gate, &give_back).await else { return };
+                leave = Some(company);
+                judgement
+            }
+            Err(stay) => Judgement::without_work(unbegun(stay, &gate)),
+        };
         kept = gate.keep(&judgement.verdict, lease.message().receive_count, kept);
         let again = match &mut kept {
             None => false,
             Some(kept) => tokio::select! {
                 biased;
-                () = lease.term().ended() => false,
+                () = term.ended() => false,
                 () = give_back.cancelled() => false,
                 again = kept.again() => again,
             },
@@ -232,21 +260,22 @@ pub async fn receipt(lease: Lease, processor: Arc<Processor>, gate: Arc<Gate>, g
 /// Once through the work, spawned inside of the lease's scope; `None`: the lease is nobody's any more.
 async fn work_on(
     lease: &Lease,
+    company: &Company,
     processor: &Arc<Processor>,
     gate: &Gate,
     give_back: &CancellationToken,
 ) -> Option<Judgement> {
     let permit = lease.permit()?;
-    let (message, term) = (Arc::clone(lease.message()), Arc::clone(lease.term()));
+    let (message, term, company) = (Arc::clone(lease.message()), Arc::clone(lease.term()), company.clone());
     let progress = Arc::new(Progress::default());
     // Tied to this task: if it is dropped, the lease is returned, and work without a lease must not go on (P7).
-    let mut work = AbortOnDropHandle::new(tokio::spawn({
+    let mut work = AbortOnDropHandle::new(tokio::spawn(tied({
         let (term, progress, processor) = (Arc::clone(&term), Arc::clone(&progress), Arc::clone(processor));
         async move {
-            let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new(permit) };
+            let scope = Scope { may_act: Arc::new(move || term.is_live()), keep: Arc::new((permit, company)) };
             processor.message(&message, &scope, &progress).await
         }
-    }));
+    })));
     let ended = tokio::select! {
         biased;
         ended = &mut work => ended,
@@ -257,7 +286,7 @@ async fn work_on(
     if let Err(Some(text)) = &ended {
         progress.panicked(text);
     }
-    let (mut reports, abandoned) = progress.so_far();
+    let (mut reports, abandoned, cut_short) = progress.so_far();
     for report in &mut reports {
         report.outcome = gate.weigh(&report.key, report.outcome.clone());
     }
@@ -275,7 +304,22 @@ async fn work_on(
         | Verdict::Panicked(_)
         | Verdict::Cancelled => gate.undecided(),
     }
-    Some(Judgement { verdict, reports, abandoned })
+    Some(Judgement { verdict, reports, abandoned, cut_short })
+}
+
+/// Work that has not begun; only a store that is sick is the gate's concern.
+fn unbegun(stay: Stay, gate: &Gate) -> Verdict {
+    let verdict = match stay {
+        Stay::Sick(detail) => {
+            let sick = Outcome::Retry(RetryReason::Systemic(Dependency::Results, detail));
+            return Verdict::Judged(gate.weigh("", sick));
+        }
+        Stay::TooLong(detail) => Verdict::Judged(Outcome::Retry(RetryReason::Systemic(Dependency::Host, detail))),
+        Stay::Condemned(detail) => Verdict::Judged(Outcome::Reject(RejectReason::CrashLoop(detail))),
+        Stay::Stopping => Verdict::Cancelled,
+    };
+    gate.undecided();
+    verdict
 }
 
 /// Cancels the work and waits until it has really stopped; it may have finished in the same instant.

@@ -11,7 +11,7 @@ use crate::config::{OnExtractionError, TenantFrom};
 use crate::index::SidePath;
 use crate::message::s3_event::{self, Judged, Parsed, Unreadable, Wanted};
 use crate::message::{DocumentId, Message, Namespace, WorkId};
-use crate::outcome::{ChangeReport, Indexed, Outcome, RejectReason, RetryReason, SkipReason};
+use crate::outcome::{ChangeReport, InWork, Indexed, Outcome, RejectReason, RetryReason, SkipReason};
 use crate::store::Store;
 
 use change::Job;
@@ -45,7 +45,7 @@ pub struct Progress(Mutex<SoFar>);
 struct SoFar {
     parsed: usize,
     /// The change in work.
-    begun: Option<(WorkId, String)>,
+    begun: Option<InWork>,
     reports: Vec<ChangeReport>,
 }
 
@@ -55,7 +55,7 @@ impl Progress {
     }
 
     fn began(&self, work_id: &WorkId, key: &str) {
-        self.lock().begun = Some((work_id.clone(), key.to_owned()));
+        self.lock().begun = Some(InWork { work_id: work_id.clone(), key: key.to_owned() });
     }
 
     fn finished(&self, report: ChangeReport) {
@@ -67,16 +67,16 @@ impl Progress {
     /// The work ended with a panic: that is the report of the change that was in work.
     pub fn panicked(&self, text: &str) {
         let mut so_far = self.lock();
-        if let Some((work_id, key)) = so_far.begun.take() {
+        if let Some(InWork { work_id, key }) = so_far.begun.take() {
             let outcome = Outcome::Retry(RetryReason::Panicked(text.to_owned()));
             so_far.reports.push(ChangeReport { work_id: Some(work_id), key, outcome, indexed: Indexed::None });
         }
     }
 
-    /// The reports so far, and how many changes have none.
-    pub fn so_far(&self) -> (Vec<ChangeReport>, usize) {
+    /// The reports so far, how many changes have none, and which of these is in work.
+    pub fn so_far(&self) -> (Vec<ChangeReport>, usize, Option<InWork>) {
         let so_far = self.lock();
-        (so_far.reports.clone(), so_far.parsed.saturating_sub(so_far.reports.len()))
+        (so_far.reports.clone(), so_far.parsed.saturating_sub(so_far.reports.len()), so_far.begun.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, SoFar> {

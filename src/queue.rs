@@ -64,6 +64,9 @@ pub enum QueueError {
     /// The queue is not there (`QueueDoesNotExist`).
     #[error("queue does not exist: {0}")]
     Missing(String),
+    /// 403 and KMS: what this program may do, not what it asked for. Says nothing about a message.
+    #[error("access denied: {0}")]
+    Denied(String),
     /// The service refused this request; the same again cannot help.
     #[error("refused: {0}")]
     Refused(String),

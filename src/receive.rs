@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::clock::LeaseClock;
+use crate::crash_loop::CrashLoop;
 use crate::events::{self, Event};
 use crate::gate::{Gate, Passage};
 use crate::lease::{Intake, Lease};
@@ -32,6 +33,8 @@ pub struct Receiver {
     pub intake: Intake,
     /// Whether to ask at all.
     pub gate: Arc<Gate>,
+    /// Holds intake while a message is alone.
+    pub crash_loop: Arc<CrashLoop>,
     /// `WaitTimeSeconds`.
     pub wait: Duration,
     /// Lease length.
@@ -63,6 +66,7 @@ impl Receiver {
         let polling = self.polling.token();
         loop {
             let passed = async {
+                self.crash_loop.line().open().await;
                 let held_up = !self.gate.is_open();
                 let passage = self.gate.pass().await;
                 if held_up && passage == Passage::Free {
@@ -86,7 +90,7 @@ impl Receiver {
                 seats = self.intake.seats(least, most) => seats,
             };
             let Some(seats) = seats else { return };
-            if !self.gate.still_grants(passage) {
+            if !self.gate.still_grants(passage) || !self.crash_loop.line().is_open() {
                 self.unused(passage);
                 continue;
             }
@@ -99,6 +103,7 @@ impl Receiver {
                     if messages.is_empty() {
                         self.unused(passage);
                     } else {
+                        failpoint!(AfterReceive);
                         let leases = self.intake.admit(messages, seats, sent).await;
                         if stop.is_cancelled() {
                             return self.give_back(leases, polling).await;

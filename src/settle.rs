@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::attempts::AttemptsLog;
 use crate::books::{Books, End, ReceiptNumber};
@@ -26,13 +27,15 @@ use crate::outcome::{Account, Judgement, Outcome, OutcomeName, Rules, Settlement
 use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
 use crate::shutdown::SETTLE_MARGIN;
+use crate::spawn::tied;
 
 mod calls;
+mod clear;
 mod held;
 mod prepare;
 
 use held::{CAPPED, Final, Held, Last, Phase, Reply, end_term, entry, settled_line};
-use prepare::{Prepared, prepare};
+use prepare::{Case, Prepared, prepare};
 
 /// A failed extension, delete or return is tried again after [½, 1) of this.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -79,8 +82,17 @@ impl SettlerBroken {
 
 /// A call that has come back.
 enum Ended {
-    Extended { numbers: Vec<(LeaseNumber, ReceiptNumber, Duration)>, sent: Instant, replies: Replies },
-    Finished { numbers: Vec<LeaseNumber>, replies: Replies },
+    Extended {
+        numbers: Vec<(LeaseNumber, ReceiptNumber, Duration)>,
+        sent: Instant,
+        replies: Replies,
+    },
+    Finished {
+        numbers: Vec<LeaseNumber>,
+        replies: Replies,
+    },
+    /// The mark is cleared, or given up.
+    Cleared(LeaseNumber),
     Prepared(LeaseNumber, Prepared),
 }
 
@@ -96,6 +108,8 @@ pub struct Settler {
     listening: bool,
     /// Set when nobody can speak any more.
     last_call: Option<Instant>,
+    /// Cancelled then.
+    closing: CancellationToken,
     held: BTreeMap<LeaseNumber, Held>,
     next: u64,
     calls: JoinSet<Ended>,
@@ -105,7 +119,16 @@ impl Settler {
     /// A settler that listens to `words` (the other half of [`crate::lease::Intake`]).
     pub fn new(desk: Desk, words: mpsc::Receiver<Word>) -> Self {
         let desk = Arc::new(desk);
-        Self { desk, words, listening: true, last_call: None, held: BTreeMap::new(), next: 0, calls: JoinSet::new() }
+        Self {
+            desk,
+            words,
+            listening: true,
+            last_call: None,
+            closing: CancellationToken::new(),
+            held: BTreeMap::new(),
+            next: 0,
+            calls: JoinSet::new(),
+        }
     }
 
     /// Runs until nobody can speak any more and every receipt has its end.
@@ -128,6 +151,7 @@ impl Settler {
                     // Everything has been said. What SQS does not acknowledge within the margin is lease_lost.
                     None => {
                         self.listening = false;
+                        self.closing.cancel();
                         self.last_call = Some(self.desk.lease_clock.now() + SETTLE_MARGIN);
                     }
                 },
@@ -203,15 +227,13 @@ impl Settler {
     }
 
     fn hear_verdict(&mut self, settled: Settled) {
-        let Settled { number, judgement, permit } = settled;
+        let Settled { number, judgement, permit, owed } = settled;
         let Some(held) = self.held.get_mut(&number) else { return }; // cannot be: a lease speaks once
         self.desk.books.changes(&judgement.reports, judgement.abandoned);
         held.judgement = judgement;
         held.permit = Some(permit);
-        let now = self.desk.lease_clock.now();
         let capped = held.term.why_ended() == Some(CAPPED);
         let lost = !capped && !held.term.is_live();
-        let finished = held.judgement.verdict.is_finished();
         let quick = match &held.judgement.verdict {
             Verdict::Judged(outcome) => match outcome {
                 Outcome::Retry(reason) => reason.is_systemic(),
@@ -221,35 +243,49 @@ impl Settler {
             Verdict::Panicked(_) => false,
             Verdict::Cancelled => !capped,
         };
-        if lost || quick {
-            let plan = self.desk.rules.plan(&held.judgement.verdict, 0, held.receive_count, &self.desk.jitter);
-            held.account = plan.account;
-            let (last, end) = match plan.settlement {
-                Settlement::Return(delay) => (Last::Return(delay), End::Returned),
-                Settlement::Delete | Settlement::DeadLetter(..) => (Last::Delete, End::Deleted),
-            };
-            if lost && !finished {
-                return self.conclude(number, End::LeaseLost); // never returned, never dead-lettered
+        match (lost || quick, owed) {
+            (true, None) => self.decide(number),
+            (true, Some(owed)) => self.clear_first(number, owed, lost),
+            (false, owed) => {
+                held.phase = Phase::Preparing;
+                let case = Case {
+                    message: Arc::clone(&held.message),
+                    receive_count: held.receive_count,
+                    judgement: held.judgement.clone(),
+                    term: Arc::clone(&held.term),
+                    capped,
+                    owed,
+                    closing: self.closing.clone(),
+                };
+                let work = prepare(Arc::clone(&self.desk), case);
+                self.calls.spawn(tied(async move { Ended::Prepared(number, work.await) }));
             }
-            let end = if lost { End::LeaseLost } else { end };
-            held.phase = Phase::Final(Final::new(last, end, now));
-            return;
         }
-        held.phase = Phase::Preparing;
-        let work = prepare(
-            Arc::clone(&self.desk),
-            Arc::clone(&held.message),
-            held.receive_count,
-            held.judgement.clone(),
-            Arc::clone(&held.term),
-            capped,
-        );
-        self.calls.spawn(async move { Ended::Prepared(number, work.await) });
+    }
+
+    /// A verdict that neither charges nor dead-letters: only the last call is missing.
+    fn decide(&mut self, number: LeaseNumber) {
+        let Some(held) = self.held.get_mut(&number) else { return };
+        let lost = held.term.why_ended() != Some(CAPPED) && !held.term.is_live();
+        let plan = self.desk.rules.plan(&held.judgement.verdict, 0, held.receive_count, &self.desk.jitter);
+        held.account = plan.account;
+        let (last, end) = match plan.settlement {
+            Settlement::Return(delay) => (Last::Return(delay), End::Returned),
+            Settlement::Delete => (Last::Delete, End::Deleted),
+            // Only where the lease is lost: nothing is deleted without its letter.
+            Settlement::DeadLetter(..) => (Last::Return(Duration::ZERO), End::Returned),
+        };
+        if lost && !held.judgement.verdict.is_finished() {
+            return self.conclude(number, End::LeaseLost); // never returned, never dead-lettered
+        }
+        let end = if lost { End::LeaseLost } else { end };
+        held.phase = Phase::Final(Final::new(last, end, self.desk.lease_clock.now()));
     }
 
     fn hear_end(&mut self, ended: Ended) {
         match ended {
             Ended::Prepared(number, prepared) => self.hear_prepared(number, prepared),
+            Ended::Cleared(number) => self.decide(number),
             Ended::Extended { numbers, sent, replies } => {
                 if let Err(error) = &replies {
                     events::ExtendFailed { messages: numbers.len(), detail: error.to_string() }.emit();

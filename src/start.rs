@@ -10,10 +10,12 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use tokio::sync::Notify;
 
+use crate::admin::Admin;
 use crate::attempts::AttemptsLog;
 use crate::books::Books;
 use crate::clock::{LeaseClock, SystemClock, WallClock};
 use crate::config::{OpenSearchAuth, OpenSearchConfig, WorkerConfig, exit};
+use crate::crash_loop::CrashLoop;
 use crate::dead_letter::DeadLetters;
 use crate::events::{self, Event};
 use crate::gate::{Gate, Probe};
@@ -39,8 +41,9 @@ use crate::store::{Store, StoreError, layout};
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_CONNECT: Duration = Duration::from_secs(2);
-/// One look at a queue or bucket at start.
-const LOOK_LIMIT: Duration = Duration::from_secs(15);
+/// One look at a queue or bucket at start; longer than the clients' own limit of a call (30 s for a bucket), so that one
+/// answer that does not come is asked for again.
+const LOOK_LIMIT: Duration = Duration::from_secs(32);
 
 /// Why a worker does not start: one line for the operator, and the exit code.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -135,7 +138,7 @@ async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) 
         Ok(Err(QueueError::Missing(_))) => Err(CannotStart::missing(format!(
             "{variable}: there is no queue {url}; check the URL, the region and the account"
         ))),
-        Ok(Err(error @ (QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
+        Ok(Err(error @ (QueueError::Denied(_) | QueueError::Refused(_) | QueueError::Unavailable(_)))) => {
             Err(CannotStart::missing(format!("{variable}: queue {url} cannot be reached: {error}")))
         }
         Err(_) => Err(CannotStart::missing(format!("{variable}: queue {url} did not answer within {LOOK_LIMIT:?}"))),
@@ -192,10 +195,13 @@ pub struct Worker {
     pub ready: events::Ready,
     /// Removed when dropped.
     pub temp: TempFolder,
+    /// Metrics; `None` when off or when the port cannot be had.
+    pub admin: Option<Admin>,
 }
 
 /// Looks at what is needed and builds the pipeline.
-pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, CannotStart> {
+/// `run_id`: of this incarnation, as in its log lines.
+pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Result<Worker, CannotStart> {
     let queues = find_queues(config, &sqs::settling_client(aws)).await?;
     let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
     look_at_bucket("S3_BUCKET", &config.results_bucket, store.as_ref()).await?;
@@ -254,18 +260,33 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, Ca
         temp_folder: temp.path(),
     };
     let max_receive_count = queues.facts.max_receive_count;
+    let admin = match config.admin_listen {
+        Some(address) => Admin::open(address, Arc::clone(&books), clock.unix_ms()).await,
+        None => None,
+    };
     let ready = events::Ready {
         queue_url: config.queue_url.clone(),
         dlq_url: queues.dlq_url.clone(),
         results_bucket: config.results_bucket.clone(),
         index: config.opensearch.as_ref().map(|search| search.index.clone()),
         concurrency: config.concurrency,
+        admin: admin.as_ref().and_then(Admin::address).map(|address| address.to_string()),
     };
+    let attempts = |store| AttemptsLog {
+        store,
+        bucket: config.results_bucket.clone(),
+        namespace: config.namespace.clone(),
+        clock: Arc::clone(&clock),
+        run: run_id.to_owned(),
+    };
+    let marks = attempts(Arc::clone(&store));
+    let crash_loop = CrashLoop::new(marks, max_receive_count, config.visibility);
     let pipeline = Pipeline {
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
-        desk: desk(config, aws, queues, &clock, &books),
+        desk: desk(config, aws, queues, attempts, &clock, &books),
         processor: Arc::new(processor),
         gate: Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(max_receive_count)),
+        crash_loop: Arc::new(crash_loop),
         lane: drive,
         replayer,
         books,
@@ -282,7 +303,7 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig) -> Result<Worker, Ca
         drain: config.drain_timeout,
         seat: Seat::OwnThread,
     };
-    Ok(Worker { pipeline, ready, temp })
+    Ok(Worker { pipeline, ready, temp, admin })
 }
 
 /// The settler's desk: its clients are its own, for their connections live on the runtime that opened them.
@@ -290,6 +311,7 @@ fn desk(
     config: &WorkerConfig,
     aws: &SdkConfig,
     queues: Queues,
+    attempts: impl FnOnce(Arc<dyn Store>) -> AttemptsLog,
     clock: &Arc<dyn WallClock>,
     books: &Arc<Books>,
 ) -> Desk {
@@ -304,12 +326,7 @@ fn desk(
             bucket: config.results_bucket.clone(),
             clock: Arc::clone(clock),
         },
-        attempts: AttemptsLog {
-            store,
-            bucket: config.results_bucket.clone(),
-            namespace: config.namespace.clone(),
-            clock: Arc::clone(clock),
-        },
+        attempts: attempts(store),
         books: Arc::clone(books),
         rules: Rules {
             max_attempts: config.max_attempts,

@@ -133,14 +133,26 @@ pub trait Store: Send + Sync + 'static {
     async fn probe(&self, bucket: &str) -> Result<(), StoreError>;
 }
 
+/// For the smallest body, and for all others beside their size: no link that is worth working on needs longer to begin.
+const BODY_LEAST: Duration = Duration::from_secs(30);
+/// Slower than this a body is not coming: with all of the default's 64 downloads at once, 8 MiB a second.
+const SLOWEST_BYTES_PER_SECOND: u64 = 128 * 1024;
+
+/// How long a body of this many bytes may take in all, at most `longest`. A drip of a few bytes a second passes every
+/// other check; and by the size, for a permit held for minutes is too much for a small file that drips.
+pub fn body_deadline(bytes: u64, longest: Duration) -> Duration {
+    (BODY_LEAST + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)).min(longest)
+}
+
 /// A whole record of tens of MiB arrives in this on any link that is worth working on.
 const READ_LIMIT: Duration = Duration::from_secs(60);
 
 /// Reads an object of our own (a record, a marker) into memory, at most `limit` bytes, under one total deadline.
 pub async fn read_all(object: OpenObject, limit: usize) -> Result<Bytes, StoreError> {
-    match tokio::time::timeout(READ_LIMIT, collect(object, limit)).await {
+    let deadline = body_deadline(object.head.size, READ_LIMIT);
+    match tokio::time::timeout(deadline, collect(object, limit)).await {
         Ok(ended) => ended,
-        Err(_) => Err(StoreError::Interrupted(format!("the body took longer than {READ_LIMIT:?}"))),
+        Err(_) => Err(StoreError::Interrupted(format!("the body took longer than {deadline:?}"))),
     }
 }
 

@@ -352,7 +352,7 @@ const CASES: &[Case] = &[
         "the dlq forgets as early as the queue",
         |w| w.dlq().facts.retention = DAY * 4,
         &[(
-            Warn,
+            Fail,
             "retention",
             "queue 4 d, dlq 4 d",
             r#"/files-dlq' --attributes '{"MessageRetentionPeriod":"1209600"}'"#,
@@ -361,7 +361,7 @@ const CASES: &[Case] = &[
     (
         "the queue keeps messages as long as a dlq can",
         |w| w.queue.facts.retention = DAY * 14,
-        &[(Warn, "retention", "queue 14 d, dlq 14 d", r#"/files' --attributes '{"MessageRetentionPeriod":"345600"}'"#)],
+        &[(Fail, "retention", "queue 14 d, dlq 14 d", r#"/files' --attributes '{"MessageRetentionPeriod":"345600"}'"#)],
     ),
     (
         "the lease is too short",
@@ -577,4 +577,21 @@ async fn everything_hanging_at_once_still_ends_within_half_a_minute() {
     let findings = world.check().await;
     assert!(start.elapsed() <= Duration::from_secs(30), "{:?}", start.elapsed());
     assert_eq!(exit_code(&findings), 1);
+}
+
+/// A message may come to the DLQ late in its life, and its age counts from the first queue on.
+#[tokio::test(start_paused = true)]
+async fn a1_9_a_dlq_that_keeps_messages_no_longer_than_its_queue_fails_the_check() {
+    for (days, verdict) in [(3, Verdict::Fail), (4, Verdict::Fail), (14, Verdict::Pass)] {
+        let mut world = World::sound();
+        assert_eq!(world.queue.facts.retention, DAY * 4);
+        world.dlq().facts.retention = DAY * days;
+        let findings = world.check().await;
+        let retention = findings.iter().find(|finding| finding.name == "retention").unwrap();
+        assert_eq!(
+            (retention.verdict, exit_code(&findings)),
+            (verdict, u8::from(verdict == Verdict::Fail)),
+            "{days} d"
+        );
+    }
 }

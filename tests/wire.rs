@@ -137,6 +137,16 @@ async fn a_refused_head_is_explained_by_a_get() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_refused_where_nothing_is_blames_no_object() {
+    let script: Script = |_, request| {
+        let refusal = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        Some(if request.starts_with("HEAD") { refusal.into() } else { s3_error("404 Not Found", "NoSuchKey") })
+    };
+    let error = peer(script).await.store().head("b", "k").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+}
+
+#[tokio::test]
 async fn a_get_is_judged_by_the_code_in_the_body() {
     let cases: [(Script, StoreError); 3] = [
         (

@@ -65,7 +65,9 @@ fn unreachable(variable: &'static str, error: &QueueError) -> &'static str {
     match (error, variable) {
         (QueueError::Missing(_), "SQS_DLQ_URL") => "check SQS_DLQ_URL and AWS_REGION; create the queue if it is new",
         (QueueError::Missing(_), _) => "check SQS_QUEUE_URL and AWS_REGION; create the queue if it is new",
-        (QueueError::Refused(_), _) => "grant the worker sqs:GetQueueAttributes on this queue; check its credentials",
+        (QueueError::Denied(_) | QueueError::Refused(_), _) => {
+            "grant the worker sqs:GetQueueAttributes on this queue; check its credentials"
+        }
         (QueueError::Unavailable(_), _) => {
             "check the network to sqs (endpoint, dns, proxy, AWS_ENDPOINT_URL) and that the credentials have not expired"
         }
@@ -170,7 +172,7 @@ fn retention(subject: &Subject<'_>, main: &QueueFacts, dlq: &QueueFacts) -> Find
         // The DLQ cannot have more than 14 days: the queue must have less.
         _ => lengthen(subject.queue, 345_600),
     };
-    Finding::warn(name, &evidence, &fix)
+    Finding::fail(name, &evidence, &fix)
 }
 
 fn lease(subject: &Subject<'_>, main: &QueueFacts) -> Finding {

@@ -154,8 +154,8 @@ pub struct Args {
     #[arg(allow_negative_numbers = true)]
     pub drain_timeout: Option<String>,
 
-    /// Address of health, metrics and status: `IP:PORT` or `off`; checked, but nothing listens yet; default
-    /// 127.0.0.1:9464.
+    /// Address of `/metrics` (Prometheus) and `/healthz`: `IP:PORT` or `off`; where the port is taken, the worker says
+    /// so and runs without; default 127.0.0.1:9464.
     #[arg(long, env = "ADMIN_LISTEN", value_name = "ADDRESS", global = true, help_heading = "Operation")]
     pub admin_listen: Option<String>,
 

@@ -14,6 +14,7 @@ use super::{IndexItem, ItemVerdict, Search, SearchError};
 use crate::breaker::{Breaker, Habits, Leave, Turn};
 use crate::events::{self, Event};
 use crate::retry::{Backoff, Jitter};
+use crate::spawn::tied;
 
 /// A batch goes when it has this many documents,
 const BATCH_DOCUMENTS: usize = 200;
@@ -143,12 +144,12 @@ async fn drive(shared: Arc<Shared>, mut heard: mpsc::Receiver<Offered>) {
         // Held by the request until it has ended: a slow index gets no more than REQUESTS at a time.
         let Ok(request) = Arc::clone(&requests).acquire_owned().await else { return };
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
+        tokio::spawn(tied(async move {
             if tokio::time::timeout(BATCH_LIMIT, send(&shared, batch)).await.is_err() {
                 shared.report(Some("no answer to a bulk request")); // its documents' senders are gone: they park
             }
             drop(request);
-        });
+        }));
     }
 }
 

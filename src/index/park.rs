@@ -93,7 +93,9 @@ impl Parking {
             Lot::Retry => layout::parked(&day, &self.namespace, &what.document_id, what.revision),
             Lot::Errored => layout::errored(&day, &self.namespace, &what.document_id, what.revision),
         };
+        failpoint!(BeforePark);
         self.write(&key, &marker).await?;
+        failpoint!(AfterParkAck);
         match lot {
             Lot::Retry => self.news.notify_one(),
             Lot::Errored => {}

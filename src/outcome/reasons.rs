@@ -142,6 +142,8 @@ pub enum RejectReason {
     Archived(String),
     /// A file that cannot be read, with `ON_EXTRACTION_ERROR=dead-letter`.
     Unreadable(String),
+    /// The work on it has killed two workers.
+    CrashLoop(String),
 }
 
 /// The closed list of reasons in the `Quittance` attribute (design §8).
@@ -161,6 +163,8 @@ pub enum DeadLetterReason {
     Limit,
     /// `attempts_exhausted`
     AttemptsExhausted,
+    /// `crash_loop`
+    CrashLoop,
     /// `deadline`
     Deadline,
 }
@@ -176,6 +180,7 @@ impl DeadLetterReason {
             DeadLetterReason::TooLarge => "too_large",
             DeadLetterReason::Limit => "limit",
             DeadLetterReason::AttemptsExhausted => "attempts_exhausted",
+            DeadLetterReason::CrashLoop => "crash_loop",
             DeadLetterReason::Deadline => "deadline",
         }
     }
@@ -190,6 +195,7 @@ impl RejectReason {
             RejectReason::TooLarge(detail) => (DeadLetterReason::TooLarge, detail),
             RejectReason::Limit(detail) => (DeadLetterReason::Limit, detail),
             RejectReason::Archived(detail) => (DeadLetterReason::Denied, detail),
+            RejectReason::CrashLoop(detail) => (DeadLetterReason::CrashLoop, detail),
         }
     }
 }

@@ -65,7 +65,9 @@ impl Job<'_> {
                     (None, true) => Seen::Gone,
                     (None, false) => Seen::Unread,
                 };
-                match self.rank(found, seen) {
+                let rank = self.rank(found, seen);
+                failpoint!(AfterVerify);
+                match rank {
                     Rank::Newer => return Err(Halt::With(Outcome::Superseded)),
                     Rank::Equal => {
                         if let Some(indexed) = self.index_recorded().await? {
@@ -134,6 +136,7 @@ impl Job<'_> {
             }
         }
         let started = Instant::now();
+        failpoint!(BeforeGet);
         let object = self.processor.store.get(bucket, key).await.map_err(source_trouble)?;
         let Some(object) = object else { return Ok(Source::Gone) };
         let fetched = fetch::fetch(object, &self.processor.temp_folder, self.processor.max_object_bytes).await;
@@ -144,6 +147,7 @@ impl Job<'_> {
         // The child keeps the file and the permit until it is really gone.
         let keep: Keep = Arc::new((Arc::clone(&fetched), Arc::clone(&self.scope.keep)));
         let extraction = self.processor.extract.extract(fetched.path(), &hints, keep).await.map_err(child_trouble)?;
+        failpoint!(AfterParse);
         let timings = Timings { fetch_ms, extract_ms: millis(started) };
         Ok(Source::There(Work { fetched, extraction, timings }))
     }
@@ -265,6 +269,7 @@ impl Job<'_> {
     async fn index(&self, record: &Record) -> Step<Indexed> {
         self.still_ours()?;
         let (item, what) = record.index_entry().map_err(RetryReason::Refused)?;
+        failpoint!(BeforeIndex);
         match self.processor.side_path.offer(item, &what).await {
             indexed @ (Indexed::Indexed | Indexed::Parked) => Ok(indexed),
             Indexed::None => {

@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::message::hex;
-use crate::store::{ObjectHead, OpenObject, StoreError};
+use crate::store::{ObjectHead, OpenObject, StoreError, body_deadline};
 
-/// For the whole body: a drip of a few bytes a second passes every other check.
+/// For the whole body of the largest files; smaller ones have less ([`body_deadline`]).
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(600);
 /// Name of a worker's lock in its own temp folder.
 const LOCK: &str = "lock";
@@ -105,25 +105,41 @@ impl Drop for TempFolder {
 fn sweep(root: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !entry.file_type()?.is_dir() {
-            continue;
-        }
-        let dead = if name.starts_with(LIVE) {
-            match File::open(entry.path().join(LOCK)) {
-                Ok(lock) => lock.try_lock().is_ok(),
-                // It had one when it got its name: half swept, or made again after something cleaned it away.
-                Err(error) => error.kind() == io::ErrorKind::NotFound && is_old(&entry)?,
-            }
-        } else {
-            // Killed between making and naming it; a younger one may be on its way.
-            name.starts_with(NEW) && is_old(&entry)?
-        };
-        if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::warn!(target: "quittance", "cannot remove {}: {error}", entry.path().display());
+        match is_dead(&entry) {
+            Ok(false) => {}
+            Ok(true) => match std::fs::remove_dir_all(entry.path()) {
+                Err(error) if !is_gone(&error) => {
+                    tracing::warn!(target: "quittance", "cannot remove {}: {error}", entry.path().display());
+                }
+                Ok(()) | Err(_) => {}
+            },
+            // Another worker that starts now sweeps as well.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+fn is_dead(entry: &std::fs::DirEntry) -> io::Result<bool> {
+    let name = entry.file_name().to_string_lossy().into_owned();
+    if !entry.file_type()?.is_dir() {
+        return Ok(false);
+    }
+    if name.starts_with(LIVE) {
+        match File::open(entry.path().join(LOCK)) {
+            Ok(lock) => Ok(lock.try_lock().is_ok()),
+            // It had one when it got its name: half swept, or made again after something cleaned it away.
+            Err(error) => Ok(is_gone(&error) && is_old(entry)?),
+        }
+    } else {
+        // Killed between making and naming it; a younger one may be on its way.
+        Ok(name.starts_with(NEW) && is_old(entry)?)
+    }
 }
 
 fn is_old(entry: &std::fs::DirEntry) -> io::Result<bool> {
@@ -147,9 +163,10 @@ pub async fn fetch(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetc
     if size > limit {
         return Err(FetchError::TooLarge { size, limit });
     }
-    match tokio::time::timeout(FETCH_DEADLINE, read(object, folder, limit)).await {
+    let deadline = body_deadline(size, FETCH_DEADLINE);
+    match tokio::time::timeout(deadline, read(object, folder, limit)).await {
         Ok(ended) => ended,
-        Err(_) => Err(FetchError::TooSlow(FETCH_DEADLINE)),
+        Err(_) => Err(FetchError::TooSlow(deadline)),
     }
 }
 
@@ -167,6 +184,7 @@ async fn read(object: OpenObject, folder: &Path, limit: u64) -> Result<Fetched, 
         hasher.update(&chunk);
         // A temp file's write goes to the page cache: shorter than the hop to a blocking thread would be.
         file.write_all(&chunk)?;
+        failpoint!(MidBody if size < head.size);
     }
     if size != head.size {
         return Err(StoreError::Interrupted(format!("{size} of {} bytes", head.size)).into());
@@ -196,6 +214,24 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
+    /// Both sweep what a crash has left; neither may stumble over what the other has just removed.
+    #[test]
+    fn workers_that_start_at_the_same_time_do_not_stumble_over_each_others_sweep() {
+        let root = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            for n in 0..20 {
+                let left = root.path().join(format!("{LIVE}{n}"));
+                std::fs::create_dir(&left).unwrap();
+                std::fs::write(left.join(LOCK), "").unwrap();
+            }
+            std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| TempFolder::open(root.path()))).collect();
+                let opened: Vec<_> = starts.into_iter().map(|start| start.join().unwrap().unwrap()).collect();
+                assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), opened.len());
+            });
+        }
+    }
+
     #[tokio::test]
     async fn a_short_broken_long_or_slow_body_is_an_error_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
@@ -216,7 +252,17 @@ mod tests {
     async fn a_body_that_stalls_for_ever_ends_at_the_deadline() {
         let folder = tempfile::tempdir().unwrap();
         let stalled = OpenObject { head: ObjectHead::default(), body: Box::pin(stream::pending()) };
+        let began = tokio::time::Instant::now();
         assert!(matches!(fetch(stalled, folder.path(), 9).await, Err(FetchError::TooSlow(_))));
+        assert_eq!(began.elapsed(), body_deadline(0, FETCH_DEADLINE));
+    }
+
+    #[test]
+    fn a_body_has_time_by_its_size() {
+        const MIB: u64 = 1024 * 1024;
+        for (size, seconds) in [(0, 30), (100, 30), (MIB, 38), (10 * MIB, 110), (100 * MIB, 600), (u64::MAX, 600)] {
+            assert_eq!(body_deadline(size, FETCH_DEADLINE).as_secs(), seconds, "{size} bytes");
+        }
     }
 
     #[test]

@@ -305,6 +305,10 @@ fn judge_fault(fault: Fault) -> QueueError {
         // An error without a code is not SQS's: a proxy, a captive portal, half an answer.
         "" => QueueError::Unavailable(text),
         _ if status >= 500 || status == 429 || status == 408 => QueueError::Unavailable(text),
+        // `KmsAccessDenied` and `KMS.AccessDeniedException`: the newer and the older protocol's name; all are 400.
+        _ if code.starts_with("Kms") || code.starts_with("KMS.") => QueueError::Denied(text),
+        "AccessDenied" | "AccessDeniedException" => QueueError::Denied(text),
+        _ if status == 401 || status == 403 => QueueError::Denied(text),
         _ => QueueError::Refused(text),
     }
 }
@@ -355,7 +359,17 @@ mod tests {
         for (status, code) in systemic {
             assert_eq!(judged(status, code), QueueError::Unavailable(format!("{code}: why")), "{status}");
         }
-        for (status, code) in [(403, "AccessDenied"), (400, "InvalidParameterValue"), (400, "KmsAccessDenied")] {
+        let denied = [
+            (403, "AccessDenied"),
+            (400, "AccessDeniedException"),
+            (403, "InvalidSecurity"),
+            (400, "KmsAccessDenied"),
+            (400, "KMS.DisabledException"),
+        ];
+        for (status, code) in denied {
+            assert_eq!(judged(status, code), QueueError::Denied(format!("{code}: why")), "{status}");
+        }
+        for (status, code) in [(400, "InvalidParameterValue"), (400, "InvalidMessageContents")] {
             assert_eq!(judged(status, code), QueueError::Refused(format!("{code}: why")), "{status}");
         }
         assert_eq!(judge_fault(Fault::answered(403, None, None)), QueueError::Unavailable("status 403".into()));

@@ -14,6 +14,7 @@ use super::{Ended, Replies, Settler};
 use crate::heartbeat::Beat;
 use crate::lease::LeaseNumber;
 use crate::queue::{QueueError, SQS_MAX_BATCH, SQS_MAX_VISIBILITY};
+use crate::spawn::tied;
 
 /// How long a delete waits for nine others before it goes alone.
 const LINGER: Duration = Duration::from_millis(5);
@@ -93,10 +94,10 @@ impl Settler {
                 }
             }
             let desk = Arc::clone(&self.desk);
-            self.calls.spawn(async move {
+            self.calls.spawn(tied(async move {
                 let replies = within(desk.call_limit(), desk.queue.change_visibility(&entries)).await;
                 Ended::Extended { numbers, sent: now, replies }
-            });
+            }));
         }
     }
 
@@ -146,16 +147,20 @@ impl Settler {
             }
             handles.push(held.handle.clone());
         }
+        failpoint!(BeforeDelete if delays.is_empty());
+        failpoint!(BeforeReturn if !delays.is_empty());
         let desk = Arc::clone(&self.desk);
-        self.calls.spawn(async move {
+        self.calls.spawn(tied(async move {
             let replies = if delays.is_empty() {
-                within(desk.call_limit(), desk.queue.delete(&handles)).await
+                let replies = within(desk.call_limit(), desk.queue.delete(&handles)).await;
+                failpoint!(AfterDeleteSent);
+                replies
             } else {
                 let entries: Vec<_> = handles.into_iter().zip(delays).collect();
                 within(desk.call_limit(), desk.queue.change_visibility(&entries)).await
             };
             Ended::Finished { numbers, replies }
-        });
+        }));
     }
 }
 

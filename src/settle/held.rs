@@ -84,7 +84,9 @@ pub(super) fn end_term(held: &mut Held, why: &'static str) {
 }
 
 pub(super) fn settled_line(held: &Held, end: End, account: Account) -> events::MessageSettled {
-    let reports = &held.judgement.reports;
+    let Judgement { reports, cut_short, .. } = &held.judgement;
+    let reported = reports.iter().filter_map(|report| report.work_id.as_ref());
+    let keys = reports.iter().map(|report| &report.key).filter(|key| !key.is_empty());
     events::MessageSettled {
         message_id: held.message.id.0.clone(),
         receive_count: held.receive_count,
@@ -92,12 +94,8 @@ pub(super) fn settled_line(held: &Held, end: End, account: Account) -> events::M
         settlement: end.as_str(),
         reason: account.reason,
         detail: account.detail,
-        work_ids: reports
-            .iter()
-            .filter_map(|report| report.work_id.as_ref())
-            .map(|id| id.as_str().to_owned())
-            .collect(),
-        keys: reports.iter().map(|report| report.key.clone()).filter(|key| !key.is_empty()).collect(),
+        work_ids: reported.chain(cut_short.iter().map(|cut| &cut.work_id)).map(|id| id.as_str().to_owned()).collect(),
+        keys: keys.chain(cut_short.iter().map(|cut| &cut.key)).cloned().collect(),
         held_ms: u64::try_from(held.taken_on.elapsed().as_millis()).unwrap_or(u64::MAX),
         index: worst_index(reports).as_str(),
         original_message_id: Origin::id_of(&held.message),

@@ -1,4 +1,4 @@
-//! What must be durable before the last call: the attempts record, the dead letter.
+//! What must be durable before the last call: the attempts record (a `begun` mark taken out of it), the dead letter.
 //!
 //! Promises P3 (an acknowledged DLQ send comes before any delete) and P7 (no DLQ send without a live lease: it is the
 //! one side effect that nothing fences). Heartbeats go on meanwhile. Knows no batches and no table of receipts.
@@ -6,10 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Desk;
+use super::clear::{Patience, clear};
 use super::held::CAPPED;
-use crate::attempts::{Attempts, Seen};
+use crate::attempts::{Attempts, Seen, Trouble};
 use crate::books::End;
+use crate::crash_loop::Owed;
 use crate::dead_letter::{NotSent, Origin};
 use crate::events::{self, Event};
 use crate::lease::Term;
@@ -18,9 +22,8 @@ use crate::outcome::{
     Account, DeadLetterReason, Dependency, Judgement, Outcome, Plan, RetryReason, Settlement, Verdict,
 };
 use crate::retry::Backoff;
-use crate::store::StoreError;
 
-/// One read and one write of a small object, or one send.
+/// One send.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 const TOO_SLOW: &str = "no answer within 10 s";
 /// A message whose dead letter could not be sent comes back late: the DLQ is sick, not the message.
@@ -33,17 +36,22 @@ pub(super) enum Prepared {
     Lost { account: Account },
 }
 
-pub(super) async fn prepare(
-    desk: Arc<Desk>,
-    message: Arc<Message>,
-    receive_count: u32,
-    judgement: Judgement,
-    term: Arc<Term>,
-    capped: bool,
-) -> Prepared {
-    let seen = match stored(desk.attempts.read(&message.id, receive_count)).await {
+/// A receipt whose verdict needs preparation.
+pub(super) struct Case {
+    pub(super) message: Arc<Message>,
+    pub(super) receive_count: u32,
+    pub(super) judgement: Judgement,
+    pub(super) term: Arc<Term>,
+    pub(super) capped: bool,
+    pub(super) owed: Option<Box<Owed>>,
+    pub(super) closing: CancellationToken,
+}
+
+pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
+    let Case { message, receive_count, judgement, term, capped, owed, closing } = case;
+    let seen = match desk.attempts.read(&message.id, receive_count).await {
         Ok(seen) => Some(seen),
-        Err(Unread { detail, of_this_record }) => {
+        Err(Trouble { detail, of_this_record }) => {
             not_recorded(&message, detail);
             // Out of reach for good (denied, archived): the receive count stands in, or the message would live for ever.
             of_this_record.then(|| Seen::counted(receive_count))
@@ -58,11 +66,19 @@ pub(super) async fn prepare(
         plan.account.detail = Some(CAPPED.to_owned());
     }
     let Plan { settlement, charged, account } = plan;
-    let attempts = match (charged, seen) {
-        (false, Some(seen)) => Some(seen.attempts),
+    let (attempts, written) = match (charged, seen) {
+        (false, Some(seen)) => (Some(seen.attempts), false),
         (true, Some(seen)) => charge(&desk, &message, seen, &account).await,
-        (_, None) => None,
+        (_, None) => (None, false),
     };
+    // A charge has taken the mark out in the same write.
+    if let Some(owed) = owed.filter(|_| !written) {
+        let patience = match settlement {
+            Settlement::Return(_) => Patience::Hold,
+            Settlement::Delete | Settlement::DeadLetter(..) => Patience::Briefly,
+        };
+        clear(&desk, &message, owed, patience, &term, &closing).await;
+    }
     match settlement {
         Settlement::Delete => Prepared::Delete { account, end: End::Deleted },
         // Without a written attempt the return is free: the store is sick, and that is not the message's fault (P6).
@@ -77,10 +93,13 @@ pub(super) async fn prepare(
         }
         Settlement::Return(delay) => Prepared::Return { delay, account },
         Settlement::DeadLetter(why, detail) => {
-            let attempts = attempts.unwrap_or_default();
+            let mut attempts = attempts.unwrap_or_default();
+            if why == DeadLetterReason::CrashLoop {
+                attempts.count_crashes(&desk.attempts.run);
+            }
             // A capped lease has ended for the work only: until its deadline SQS holds the message for us.
             let ours = || if capped { term.is_in_time() } else { term.is_live() };
-            let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement.reports, &ours);
+            let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement, &ours);
             match tokio::time::timeout(STEP_LIMIT, letter).await.unwrap_or(Err(NotSent::Failed(TOO_SLOW.to_owned()))) {
                 Ok(()) => Prepared::Delete { account, end: End::DeadLettered },
                 Err(NotSent::NotOurs) => Prepared::Lost { account },
@@ -97,38 +116,16 @@ pub(super) async fn prepare(
     }
 }
 
-async fn charge(desk: &Desk, message: &Message, seen: Seen, account: &Account) -> Option<Attempts> {
+/// The record to tell of, and whether it was written.
+async fn charge(desk: &Desk, message: &Message, seen: Seen, account: &Account) -> (Option<Attempts>, bool) {
     let (reason, detail) = (account.reason.unwrap_or_default(), account.detail.as_deref().unwrap_or_default());
     let counted = seen.attempts.clone();
-    match stored(desk.attempts.charge(&message.id, seen, &format!("{reason}: {detail}"))).await {
-        Ok(attempts) => Some(attempts),
-        Err(Unread { detail, of_this_record }) => {
+    match desk.attempts.charge(message, seen, &format!("{reason}: {detail}")).await {
+        Ok(attempts) => (Some(attempts), true),
+        Err(Trouble { detail, of_this_record }) => {
             not_recorded(message, detail);
-            of_this_record.then_some(counted)
+            (of_this_record.then_some(counted), false)
         }
-    }
-}
-
-/// An attempts record that could not be read or written.
-struct Unread {
-    detail: String,
-    /// This record's own trouble: waiting will not bring it. Otherwise the store is sick.
-    of_this_record: bool,
-}
-
-async fn stored<T>(step: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unread> {
-    match tokio::time::timeout(STEP_LIMIT, step).await {
-        Ok(ended) => ended.map_err(|error| {
-            let of_this_record = match error {
-                StoreError::Denied(_)
-                | StoreError::Archived(_)
-                | StoreError::Refused(_)
-                | StoreError::Interrupted(_) => true,
-                StoreError::Throttled(_) | StoreError::BucketMissing(_) | StoreError::Unavailable(_) => false,
-            };
-            Unread { detail: error.to_string(), of_this_record }
-        }),
-        Err(_) => Err(Unread { detail: format!("no answer within {STEP_LIMIT:?}"), of_this_record: false }),
     }
 }
 

@@ -66,7 +66,13 @@ impl S3Store {
     async fn reason_of(&self, bucket: &str, key: &str, silent: StoreError) -> StoreError {
         match self.client.get_object().bucket(bucket).key(key).range("bytes=0-0").send().await {
             Ok(_) => StoreError::Unavailable(format!("HEAD was refused and GET was not: {silent}")),
-            Err(error) => judge(fault(&error)),
+            Err(error) => match fault(&error) {
+                // Answered too: what stood in the way of the HEAD was no fault of the object's, and is gone.
+                Fault::Answered { code: Some(code), .. } if code == "NoSuchKey" => {
+                    StoreError::Unavailable(format!("HEAD was refused and GET was not: {silent}"))
+                }
+                other => judge(other),
+            },
         }
     }
 }

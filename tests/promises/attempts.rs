@@ -152,7 +152,7 @@ async fn an_hour_without_the_store_costs_no_message_an_attempt() {
         assert!(most <= Some(6), "{name}: one message was received {most:?} times");
         let all: u32 = receives.values().sum();
         assert!(all <= 300, "{name}: {all} receives of 100 messages");
-        assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new(), "{name}");
+        assert_eq!(site.troubles(), Vec::<String>::new(), "{name}");
     }
 }
 
@@ -175,7 +175,7 @@ async fn twenty_deploys_charge_nothing() {
     let line = site.drain(&setup).await;
     assert_eq!((line.done, line.dead_lettered), (5, 0));
     assert!(history::receives(&site.world.queue).values().all(|count| *count == 21));
-    assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new());
+    assert_eq!(site.troubles(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,9 +184,10 @@ async fn an_attempt_that_cannot_be_written_down_is_not_charged() {
     let refused = StoreError::Unavailable("503".into());
     let (bucket, prefix) = (RESULTS.to_owned(), "attempts/".to_owned());
     site.world.store.inject(Rule { bucket, prefix, verb: None, error: refused, times: Some(12) });
-    site.reader.plan("a.txt", std::iter::repeat_n((), 9).map(|()| crashed()).chain([Act::Reads]));
+    // Four failures that cannot be written down; from the fifth delivery on nothing is begun; then four that are charged.
+    site.reader.plan("a.txt", std::iter::repeat_n((), 8).map(|()| crashed()).chain([Act::Reads]));
     site.world.upload("a.txt", "text", 1);
     let line = site.drain(&Setup::default()).await;
     assert_eq!((line.done, line.dead_lettered), (1, 0));
-    assert!(site.lines("attempt_not_recorded").len() >= 6);
+    assert!(site.lines("attempt_not_recorded").len() >= 4);
 }

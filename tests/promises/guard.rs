@@ -136,7 +136,7 @@ async fn polled<F: Future>(most: usize, work: F) -> Option<F::Output> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_is_dropped_at_any_await_speaks_once_and_is_returned() {
+async fn a0_4_work_that_is_dropped_at_any_await_speaks_once_and_is_returned() {
     for polls in 0.. {
         let (bench, lease) = one_lease().await;
         let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);
@@ -167,7 +167,9 @@ async fn a_receipts_task_aborted_at_any_turn_speaks_once_and_its_work_ends_with_
         let (bench, lease) = one_lease().await;
         let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);
         let gate = Arc::new(Gate::new(Arc::new(Jitter::seeded(1))));
-        let task = tokio::spawn(pipeline::receipt(lease, Arc::new(processor), gate, CancellationToken::new()));
+        let crash_loop = Arc::new(bench.site.crash_loop(BENCH, &bench.setup, &bench.wires));
+        let ends = (CancellationToken::new(), CancellationToken::new());
+        let task = tokio::spawn(pipeline::receipt(lease, Arc::new(processor), gate, crash_loop, ends));
         for _ in 0..turns {
             yield_now().await;
         }
@@ -212,7 +214,7 @@ async fn a_shutdown_at_any_instant_settles_each_receipt_once() {
         assert_eq!(line.deleted + line.returned, line.received, "at {instant} half seconds: {line:?}");
         assert_eq!(history::really_deleted(&site.world.queue).len() as u64, line.deleted, "at {instant} half seconds");
         history::durable_before_deleted(&site.world, "first");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
         cut_short += line.returned;
         let all_done = line.deleted == 3;
         // What was returned is there at once for the next.
@@ -235,10 +237,12 @@ async fn work_that_outlasts_the_drain_is_cancelled_and_returned_once() {
     let line = worker.stop().await;
     assert_eq!((line.received, line.returned, line.changes_abandoned), (1, 1, 1), "{line:?}");
     assert_eq!(site.settlements(), ["cancelled/returned"]);
+    let settled = site.lines("message_settled").remove(0);
+    assert_eq!((&settled["keys"][0], settled["work_ids"].as_array().unwrap().len()), (&"a.txt".into(), 1));
     assert_eq!(site.world.queue.visible(), 1, "returned at once");
     let line = site.drain(&Setup::default()).await;
     assert_eq!(line.done, 1);
-    assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new(), "a shutdown is no failure");
+    assert_eq!(site.troubles(), Vec::<String>::new(), "a shutdown is no failure");
 }
 
 #[tokio::test(start_paused = true)]

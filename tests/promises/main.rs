@@ -5,15 +5,28 @@
 // All of this is test code, though clippy only sees the functions marked as tests as such.
 #![allow(clippy::unwrap_used)]
 
+mod a0_shutdown;
+mod a1_stuck;
+mod a2_deduplication;
+mod a4_stampede;
 mod attempts;
+mod begun_marks;
+mod catalogue;
+mod crash_loop;
 mod dead_letter;
 mod guard;
 mod intake;
+mod judge;
 mod lease;
+mod many_changes;
 mod newest_wins;
+mod outage;
 mod pause;
+mod permits;
 mod settlement;
 mod side_path;
+mod simulation;
+mod starved;
 
 #[path = "../sim/mod.rs"]
 mod sim;

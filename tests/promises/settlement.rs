@@ -10,8 +10,10 @@ use quittance::outcome::{Judgement, Outcome};
 use quittance::queue::Refusal;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::crash_loop::delivered_before;
 use crate::sim::bench::{BENCH, Bench, judged};
-use crate::sim::{Fate, Faults, QueueAsk, Setup, Site, history, until};
+use crate::sim::reader::Act;
+use crate::sim::{Cut, Fate, Faults, QueueAsk, Setup, Site, history, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -123,7 +125,7 @@ async fn deletes_that_nobody_acknowledges_are_lease_lost_at_the_end_of_the_lease
         assert_eq!(site.lines("delete_failed").len(), 3, "{name}");
         assert!(site.lines("delete_failed").iter().all(|line| line["tries"].as_u64() > Some(1)), "{name}");
         assert_eq!(history::really_deleted(&site.world.queue).len(), really_deleted, "{name}");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
     }
 }
 
@@ -155,9 +157,9 @@ async fn under_slow_deletes_no_more_is_in_flight_than_the_limit() {
     }
     let line = site.drain(&setup).await;
     assert_eq!(line.done, 60);
-    let most = history::within_the_limit(&site.world.queue, "last", 10);
+    let most = history::within_the_limit(&site.world, "last", 10);
     assert!(most >= 9, "the limit was never approached: {most}");
-    history::one_call_at_a_time(&site.world.queue);
+    history::one_call_at_a_time(&site.world);
 }
 
 /// The first extension goes out at a third of the lease, and takes four seconds here.
@@ -177,7 +179,7 @@ async fn a_verdict_waits_for_the_extension_that_is_under_way() {
             assert_eq!(visible, usize::from(!done), "verdict at {verdict_at} s, done: {done}");
             let (site, line) = bench.finish().await;
             assert_eq!((line.deleted, line.returned), (u64::from(done), u64::from(!done)), "at {verdict_at} s");
-            history::one_call_at_a_time(&site.world.queue);
+            history::one_call_at_a_time(&site.world);
         }
     }
 }
@@ -223,8 +225,42 @@ async fn every_receipt_has_one_end_whatever_sqs_does_to_its_calls() {
         bench.until_settled().await;
         let (site, line) = bench.finish().await;
         assert_eq!(line.dead_lettered, 0, "seed {seed}");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
         lost += line.lease_lost;
     }
     assert!(lost > 100, "only {lost} leases were lost: the faults did nothing");
+}
+
+/// P10 of faults.md: never on without a settler. The binary ends with 70 then, and systemd starts it anew.
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_call_of_the_settler_ends_the_worker_and_hangs_nowhere() {
+    // In work, in the drain, and when all that is left is the last call.
+    for (name, verb, stopping) in [
+        ("a delete", "delete", false),
+        ("an extension", "change", false),
+        ("an extension in the drain", "change", true),
+        ("a delete at the end", "delete", true),
+        ("a mark", "put", false),
+    ] {
+        let site = Site::new(1);
+        site.world.upload("hangs.txt", "text", 1);
+        site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 4).await;
+        site.reader.plan("hangs.txt", [Act::Hangs]);
+        site.reader.plan("a.txt", [Act::Takes(20 * SECOND)]);
+        let worker = site.start("w", &Setup { drain: 60 * SECOND, ..Setup::default() });
+        until("both are begun", 5 * SECOND, || site.reader.works("a.txt") + site.reader.works("hangs.txt") == 2).await;
+        worker.wires.cut_at(move |asking| {
+            let ours = verb != "put" || asking.place.contains("/attempts/");
+            (asking.verb == verb && ours).then_some(Cut::Panics)
+        });
+        if stopping {
+            worker.ask_to_stop();
+        }
+        let began = Instant::now();
+        let broken = worker.broken().await;
+        assert!(began.elapsed() < 180 * SECOND, "{name}: after {:?}", began.elapsed());
+        assert!(broken.to_string().contains("panicked"), "{name}: {broken}");
+        assert_eq!(site.world.queue.live().len(), 2, "{name}: nothing was deleted");
+    }
 }

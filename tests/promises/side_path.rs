@@ -34,7 +34,7 @@ async fn until_replayed(site: &Site) {
 fn unmoved(site: &Site, worker: &Worker) {
     assert!(!worker.gate.is_shut(), "intake was paused");
     assert!(site.settlements().iter().all(|end| end == "done/deleted"), "{:?}", site.settlements());
-    assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new());
+    assert_eq!(site.troubles(), Vec::<String>::new());
     assert_eq!(site.world.dead_letters.live().len(), 0);
 }
 
@@ -147,7 +147,7 @@ async fn when_parking_fails_too_nothing_is_deleted_and_all_is_done_after_healing
     sleep(HOUR).await; // the index comes back
     until_replayed(&site).await;
     assert_eq!(in_step(&site, &keys), Ok(()));
-    assert_eq!(site.world.store.keys(RESULTS, "attempts/"), Vec::<String>::new());
+    assert_eq!(site.troubles(), Vec::<String>::new());
     let line = stop(&site, worker).await;
     assert_eq!((line.done, line.dead_lettered), (40, 0));
     assert!(line.documents_failed > 0);
@@ -208,7 +208,7 @@ fn nothing_is_deleted_before_it_is_durable_whatever_fails() {
         until_replayed(&site).await;
         assert_eq!(in_step(&site, &keys), Ok(()));
         history::durable_before_deleted(&site.world, "w");
-        history::one_call_at_a_time(&site.world.queue);
+        history::one_call_at_a_time(&site.world);
         history::no_write_without_a_lease(&site.world, "w", setup.visibility);
         let reasons: Vec<_> = site.world.dead_letters.live();
         assert_eq!(reasons, []);

@@ -34,7 +34,7 @@ pub struct Bench {
 impl Bench {
     pub fn new(site: Site, setup: Setup) -> Self {
         let (books, settled) = (Arc::new(Books::default()), Arc::<Mutex<Vec<String>>>::default());
-        let wires = Wires::new(Arc::clone(&books));
+        let wires = Wires::new(Arc::clone(&books), site.next_run(BENCH));
         let (intake, mut spoken) = Intake::new(setup.concurrency);
         let (relay, words) = mpsc::channel(4_096);
         tokio::spawn({
@@ -124,5 +124,5 @@ impl Bench {
 
 /// The work ended with this outcome.
 pub fn judged(outcome: Outcome) -> Judgement {
-    Judgement { verdict: Verdict::Judged(outcome), reports: Vec::new(), abandoned: 0 }
+    Judgement::without_work(Verdict::Judged(outcome))
 }

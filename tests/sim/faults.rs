@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How one call ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,8 +41,12 @@ pub struct Faults {
     pub throttle: f64,
     /// Least and most time of each way, to the service and back.
     pub latency: (Duration, Duration),
+    /// Calls are served one after the other: each waits for those before it, and then takes its time.
+    pub one_at_a_time: bool,
     /// Fates of the next calls, in order; before any share is drawn.
     pub next: VecDeque<Fate>,
+    /// With `one_at_a_time`: when the calls so far have been served.
+    pub busy_until: Option<Instant>,
 }
 
 /// One call's draw.
@@ -57,7 +62,14 @@ pub struct Drawn {
 impl Faults {
     /// Decides one call.
     pub fn draw(&mut self, rng: &mut Rng) -> Drawn {
-        let (there, back) = (between(rng, self.latency), between(rng, self.latency));
+        let (mut there, mut back) = (between(rng, self.latency), between(rng, self.latency));
+        if self.one_at_a_time {
+            let now = Instant::now();
+            let served = self.busy_until.map_or(now, |until| until.max(now)) + there;
+            self.busy_until = Some(served);
+            there = served - now;
+            back = Duration::ZERO;
+        }
         let down = self.down || self.down_until.is_some_and(|until| Instant::now() < until);
         let fate = match self.next.pop_front() {
             Some(fate) => fate,
@@ -90,18 +102,36 @@ pub async fn travel(time: Duration) {
     }
 }
 
-/// Runs a call so that it ends with its caller (false), or goes on at the service when the caller went away (true):
-/// an aborted long poll may still take messages, an aborted delete may still delete.
-pub async fn carry<T: Send + 'static>(goes_on: bool, call: impl Future<Output = T> + Send + 'static) -> T {
-    if !goes_on {
-        return call.await;
-    }
-    match tokio::spawn(call).await {
+/// Runs a call as a task of its service, which goes on while its caller stands still. When the caller goes away, the
+/// call ends with it (false), or goes on (true): an aborted long poll may still take messages, an aborted delete may
+/// still delete. `gone` is told when the caller went away before it heard the answer.
+pub async fn carry<T: Send + 'static>(
+    goes_on: bool,
+    gone: impl FnOnce(),
+    call: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let mut caller = Caller(Some(gone));
+    let carried = tokio::spawn(call);
+    let ended = if goes_on { carried.await } else { AbortOnDropHandle::new(carried).await };
+    let answer = match ended {
         Ok(answer) => answer,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => std::future::pending().await, // the runtime is going down
         },
+    };
+    caller.0 = None;
+    answer
+}
+
+/// The caller's side of a call under way.
+struct Caller<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for Caller<F> {
+    fn drop(&mut self) {
+        if let Some(gone) = self.0.take() {
+            gone();
+        }
     }
 }
 
@@ -130,8 +160,23 @@ pub struct Call<Ask, Answer> {
     pub asked: Stamp,
     /// When the service acted (or found nothing to do); `None` where it never did.
     pub took_effect: Option<Stamp>,
-    /// `None`: the caller has no answer yet, or went away.
+    /// `None`: there is no answer yet, or nobody to hear it.
     pub answered: Option<(Stamp, Answer)>,
+    /// When its caller went away (a timeout of its own, a crash): it has heard no answer, whatever was said later.
+    pub gone: Option<Stamp>,
+}
+
+impl<Ask, Answer> Call<Ask, Answer> {
+    /// The answer that the caller has heard, and when.
+    pub fn heard(&self) -> Option<(Stamp, &Answer)> {
+        let (stamp, answer) = self.answered.as_ref()?;
+        self.gone.is_none().then_some((*stamp, answer))
+    }
+
+    /// When the call was over for its caller; `None` while it is under way.
+    pub fn over(&self) -> Option<Stamp> {
+        self.gone.or(self.answered.as_ref().map(|(stamp, _)| *stamp))
+    }
 }
 
 /// The calls of one model, in the order asked.
@@ -152,12 +197,16 @@ impl<Ask, Answer> History<Ask, Answer> {
 
     pub fn ask(&mut self, who: &Arc<str>, ask: Ask) -> usize {
         let asked = self.stamp();
-        self.calls.push(Call { who: who.clone(), ask, asked, took_effect: None, answered: None });
+        self.calls.push(Call { who: who.clone(), ask, asked, took_effect: None, answered: None, gone: None });
         self.calls.len() - 1
     }
 
     pub fn effect(&mut self, call: usize) {
         self.calls[call].took_effect = Some(self.stamp());
+    }
+
+    pub fn gone(&mut self, call: usize) {
+        self.calls[call].gone = Some(self.stamp());
     }
 
     pub fn answer(&mut self, call: usize, answer: Answer) {

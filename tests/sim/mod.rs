@@ -21,10 +21,14 @@ use tokio::time::Instant;
 pub mod bench;
 pub mod faults;
 pub mod history;
+pub mod judge;
+pub mod life;
 pub mod queue;
 pub mod reader;
 pub mod search;
 pub mod store;
+pub mod story;
+pub mod trial;
 pub mod wires;
 pub mod worker;
 
@@ -80,8 +84,13 @@ impl World {
 
     /// A producer puts a file and S3 tells the queue: one event, whose sequencer is the `turn`-th of its key.
     pub fn upload(&self, key: &str, body: impl Into<Bytes>, turn: u64) -> MessageId {
-        let head = self.store.put_object(SOURCE, key, body);
-        self.queue.put(s3_event(&[Record::created(SOURCE, key, &head, turn)]))
+        self.upload_to(SOURCE, key, body, turn)
+    }
+
+    /// The same in another bucket.
+    pub fn upload_to(&self, bucket: &str, key: &str, body: impl Into<Bytes>, turn: u64) -> MessageId {
+        let head = self.store.put_object(bucket, key, body);
+        self.queue.put(s3_event(&[Record::created(bucket, key, &head, turn)]))
     }
 
     /// A producer removes a file and S3 tells the queue.

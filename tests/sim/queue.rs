@@ -3,7 +3,7 @@
 //! Promises SQS's rules: visibility by the moment, receive counts, a redrive policy applied on receive, the 12-hour
 //! cap, handles that go stale. Everything else (duplicates, reordering, lost replies, …) is off until switched on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ mod rules;
 mod words;
 
 use rules::{Held, State, check, check_batch};
-pub use words::{Effect, QueueAnswer, QueueAsk, QueueFaults, StaleDelete};
+pub use words::{Effect, QueueAnswer, QueueAsk, QueueFaults, QueueMemory, StaleDelete};
 
 /// What a queue is set up as.
 #[derive(Clone)]
@@ -67,6 +67,8 @@ impl ModelQueue {
             rng: Rng::with_seed(seed),
             faults: QueueFaults::default(),
             held: BTreeMap::new(),
+            ripe: BTreeSet::new(),
+            ripening: BTreeSet::new(),
             arrivals: 0,
             handles: BTreeMap::new(),
             history: History::new(ticks),
@@ -114,14 +116,43 @@ impl ModelQueue {
         held.map(|held| (held.id.clone(), held.outgoing.clone(), held.count)).collect()
     }
 
+    /// No message is there that was not deleted.
+    pub fn is_empty(&self) -> bool {
+        self.lock().held.values().all(|held| held.risen)
+    }
+
+    /// Nothing is there, not even what was deleted and will be delivered once more.
+    pub fn holds_nothing(&self) -> bool {
+        self.lock().held.is_empty()
+    }
+
     /// Messages that nobody holds.
     pub fn visible(&self) -> usize {
         let now = Instant::now();
         self.lock().held.values().filter(|held| held.visible_from <= now).count()
     }
 
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<QueueAsk, QueueAnswer>> {
         self.lock().history.calls.clone()
+    }
+
+    /// A look at everything the queue remembers, without a copy; it must not ask the queue for more meanwhile.
+    pub fn look<T>(&self, see: impl FnOnce(QueueMemory<'_>) -> T) -> T {
+        let state = self.lock();
+        let live = state.held.values().filter(|held| !held.risen).map(|held| (&held.id, &held.outgoing)).collect();
+        see(QueueMemory { calls: &state.history.calls, effects: &state.effects, live })
+    }
+
+    /// Forges the history, for tests of those who judge it.
+    pub fn forge(&self, change: impl FnOnce(&mut Vec<Call<QueueAsk, QueueAnswer>>, &mut Vec<(Stamp, Effect)>)) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        change(&mut state.history.calls, &mut state.effects);
     }
 
     pub fn effects(&self) -> Vec<(Stamp, Effect)> {
@@ -152,6 +183,7 @@ impl ModelQueue {
         let number = state.arrivals;
         state.arrivals += 1;
         state.held.insert(number, held);
+        state.ripens(number, visible_from);
         drop(state);
         self.changed.notify_waiters();
     }
@@ -207,6 +239,7 @@ impl ModelQueue {
                 return Ok(taken);
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(next.map_or(deadline, |next| next.min(deadline))) => {}
             }
@@ -222,24 +255,31 @@ impl ModelQueue {
         let mut dead = Vec::new();
         let mut guard = self.lock();
         let state = &mut *guard;
-        let due = |held: &Held| held.visible_from <= now || held.again_from.is_some_and(|from| from <= now);
-        let mut numbers: Vec<u64> =
-            state.held.iter().filter(|(_, held)| due(held)).map(|(number, _)| *number).collect();
-        if state.faults.reorder {
-            state.rng.shuffle(&mut numbers);
+        let too_old = self.wall_ms().saturating_sub(u64::try_from(self.settings.retention.as_millis()).unwrap());
+        if too_old > self.settings.epoch_ms {
+            state.expire(too_old);
         }
-        let hidden = state.held.values().filter(|held| held.receipt.is_some() && held.visible_from > now).count();
-        let mut room = max.min(self.settings.in_flight_limit.saturating_sub(hidden));
+        state.ripen(now);
+        let mut room = max.min(self.settings.in_flight_limit.saturating_sub(state.hidden(now, &self.settings)));
         if state.faults.short_receives && room > 1 {
             room = state.rng.usize(1..=room);
         }
+        // Any of them may come first, or the oldest does.
+        let mut any: Option<Vec<u64>> = state.faults.reorder.then(|| state.ripe.iter().copied().collect());
         let mut taken = Vec::new();
-        for number in numbers {
-            if taken.len() >= room {
-                break;
+        while taken.len() < room {
+            let number = match &mut any {
+                Some(numbers) if numbers.is_empty() => None,
+                Some(numbers) => Some(numbers.swap_remove(state.rng.usize(..numbers.len()))),
+                None => state.ripe.first().copied(),
+            };
+            let Some(number) = number else { break };
+            state.ripe.remove(&number);
+            let Some(held) = state.held.get(&number) else { continue };
+            if !held.is_due(now) {
+                continue;
             }
-            let count = state.held[&number].count;
-            if self.settings.redrive.as_ref().is_some_and(|(_, most)| count >= *most) {
+            if self.settings.redrive.as_ref().is_some_and(|(_, most)| held.count >= *most) {
                 let held = state.held.remove(&number).unwrap();
                 state.note(Effect::MovedToDeadLetters(held.id.clone()));
                 dead.push(held);
@@ -250,8 +290,7 @@ impl ModelQueue {
                 taken.push(state.deliver(number, visibility));
             }
         }
-        let times = state.held.values().flat_map(|held| [Some(held.visible_from), held.again_from]).flatten();
-        let next = times.filter(|from| *from > now).min();
+        let next = state.next_ripe();
         drop(guard);
         if let Some((target, _)) = &self.settings.redrive {
             for held in dead {
@@ -285,8 +324,11 @@ impl Queue for ModelQueue {
         let (queue, max) = (self.clone(), max.get());
         let asked = self.ask(QueueAsk::Receive { max, wait, visibility }, |faults| &mut faults.receive);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move { queue.call(asked, queue.poll(max, wait, visibility), QueueAnswer::Received).await })
-            .await
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
+            queue.call(asked, queue.poll(max, wait, visibility), QueueAnswer::Received).await
+        })
+        .await
     }
 
     async fn delete(&self, handles: &[ReceiptHandle]) -> Result<Vec<EntryReply>, QueueError> {
@@ -296,7 +338,8 @@ impl Queue for ModelQueue {
         let (queue, handles) = (self.clone(), handles.to_vec());
         let asked = self.ask(QueueAsk::Delete(handles.clone()), |faults| &mut faults.delete);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check_batch(handles.len())?;
                 let mut state = queue.lock();
@@ -314,7 +357,8 @@ impl Queue for ModelQueue {
         let (queue, entries) = (self.clone(), entries.to_vec());
         let asked = self.ask(QueueAsk::Change(entries.clone()), |faults| &mut faults.change);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check_batch(entries.len())?;
                 let replies = {
@@ -333,7 +377,8 @@ impl Queue for ModelQueue {
         let (queue, message) = (self.clone(), message.clone());
         let asked = self.ask(QueueAsk::Send(message.clone()), |faults| &mut faults.send);
         let goes_on = self.lock().faults.outlive_callers;
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
             let act = async {
                 check(&message)?;
                 Ok(queue.put_message(message))
@@ -345,6 +390,9 @@ impl Queue for ModelQueue {
 
     async fn facts(&self) -> Result<QueueFacts, QueueError> {
         let asked = self.ask(QueueAsk::Facts, |faults| &mut faults.facts);
-        self.call(asked, async { Ok(self.facts_now()) }, QueueAnswer::Facts).await
+        let queue = self.clone();
+        let gone = || self.lock().history.gone(asked.0);
+        let act = async move { queue.call(asked, async { Ok(queue.facts_now()) }, QueueAnswer::Facts).await };
+        carry(false, gone, act).await
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
@@ -55,6 +56,12 @@ pub enum SearchAnswer {
     Failed(SearchError),
 }
 
+/// What an index remembers.
+pub struct SearchMemory<'a> {
+    pub calls: &'a [Call<SearchAsk, SearchAnswer>],
+    pub documents: &'a BTreeMap<DocumentId, Indexed>,
+}
+
 struct State {
     rng: Rng,
     faults: SearchFaults,
@@ -67,6 +74,7 @@ struct State {
 pub struct ModelSearch {
     state: Arc<Mutex<State>>,
     who: Arc<str>,
+    patience: Option<Duration>,
 }
 
 impl ModelSearch {
@@ -77,12 +85,17 @@ impl ModelSearch {
             documents: BTreeMap::new(),
             history: History::new(ticks),
         };
-        Self { state: Arc::new(Mutex::new(state)), who: "test".into() }
+        Self { state: Arc::new(Mutex::new(state)), who: "test".into(), patience: None }
     }
 
     /// The same index, whose calls are recorded under this name.
     pub fn seen_by(&self, who: &str) -> Self {
         Self { who: who.into(), ..self.clone() }
+    }
+
+    /// The same index, asked by a client that waits no longer than this for an answer.
+    pub fn given_up_after(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
     }
 
     /// Changes what goes wrong from now on.
@@ -91,7 +104,7 @@ impl ModelSearch {
     }
 
     /// Down for this long.
-    pub fn down_for(&self, time: std::time::Duration) {
+    pub fn down_for(&self, time: Duration) {
         let until = Some(tokio::time::Instant::now() + time);
         self.faults(|faults| {
             faults.bulk.down_until = until;
@@ -107,8 +120,29 @@ impl ModelSearch {
         self.lock().documents.clone()
     }
 
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<SearchAsk, SearchAnswer>> {
         self.lock().history.calls.clone()
+    }
+
+    /// A look at everything the index remembers, without a copy; it must not ask the index for more meanwhile.
+    pub fn look<T>(&self, see: impl FnOnce(SearchMemory<'_>) -> T) -> T {
+        let state = self.lock();
+        see(SearchMemory { calls: &state.history.calls, documents: &state.documents })
+    }
+
+    /// Forges history and documents, for tests of those who judge them.
+    pub fn forge(
+        &self,
+        change: impl FnOnce(&mut Vec<Call<SearchAsk, SearchAnswer>>, &mut BTreeMap<DocumentId, Indexed>),
+    ) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        change(&mut state.history.calls, &mut state.documents);
     }
 
     /// Never held across an await.
@@ -130,7 +164,8 @@ impl ModelSearch {
             (state.history.ask(&self.who, ask), drawn, state.faults.outlive_callers)
         };
         let search = self.clone();
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(call);
+        let asked = carry(goes_on, gone, async move {
             let unavailable = |why: &str| Err(SearchError::Unavailable(why.into()));
             travel(drawn.there).await;
             let reply = match drawn.fate {
@@ -149,8 +184,13 @@ impl ModelSearch {
             let told = reply.as_ref().map_or_else(|error| SearchAnswer::Failed(error.clone()), answer);
             search.lock().history.answer(call, told);
             reply
-        })
-        .await
+        });
+        match self.patience {
+            None => asked.await,
+            Some(patience) => tokio::time::timeout(patience, asked)
+                .await
+                .unwrap_or_else(|_| Err(SearchError::Unavailable("request timed out".into()))),
+        }
     }
 }
 

@@ -117,6 +117,22 @@ struct State {
     buckets: BTreeMap<String, BTreeMap<String, Stored>>,
     versions: u64,
     history: History<StoreAsk, StoreAnswer>,
+    /// The call that is being carried out.
+    acting: usize,
+    /// PUTs that wrote, whatever was answered, in the order in which they did.
+    landed: Vec<usize>,
+    /// GETs whose body went wrong.
+    spoilt: Vec<usize>,
+}
+
+/// What a store remembers.
+pub struct StoreMemory<'a> {
+    pub calls: &'a [Call<StoreAsk, StoreAnswer>],
+    pub buckets: &'a BTreeMap<String, BTreeMap<String, Stored>>,
+    /// PUTs that wrote, whatever was answered, in the order in which they did: their places in `calls`.
+    pub landed: &'a [usize],
+    /// GETs whose body went wrong: their places in `calls`.
+    pub spoilt: &'a [usize],
 }
 
 /// All buckets of the model. Clones are the same store.
@@ -138,6 +154,9 @@ impl ModelStore {
             buckets: buckets.iter().map(|name| ((*name).to_owned(), BTreeMap::new())).collect(),
             versions: 0,
             history: History::new(ticks),
+            acting: 0,
+            landed: Vec::new(),
+            spoilt: Vec::new(),
         };
         let state = Arc::new(Mutex::new(state));
         Self { state, started: Instant::now(), epoch_ms: super::EPOCH_MS, who: "test".into() }
@@ -181,6 +200,10 @@ impl ModelStore {
         self.lock().buckets.get_mut(bucket).unwrap().remove(key);
     }
 
+    pub fn add_bucket(&self, bucket: &str) {
+        self.lock().buckets.entry(bucket.to_owned()).or_default();
+    }
+
     pub fn remove_bucket(&self, bucket: &str) {
         self.lock().buckets.remove(bucket);
     }
@@ -194,8 +217,40 @@ impl ModelStore {
         state.buckets[bucket].keys().filter(|key| key.starts_with(prefix)).cloned().collect()
     }
 
+    pub fn none(&self, bucket: &str, prefix: &str) -> bool {
+        let state = self.lock();
+        let mut from = state.buckets[bucket].range(prefix.to_owned()..);
+        from.next().is_none_or(|(key, _)| !key.starts_with(prefix))
+    }
+
+    /// How many calls were asked.
+    pub fn asked(&self) -> usize {
+        self.lock().history.calls.len()
+    }
+
     pub fn calls(&self) -> Vec<Call<StoreAsk, StoreAnswer>> {
         self.lock().history.calls.clone()
+    }
+
+    /// A look at everything the store remembers, without a copy; it must not ask the store for more meanwhile.
+    pub fn look<T>(&self, see: impl FnOnce(StoreMemory<'_>) -> T) -> T {
+        let state = self.lock();
+        see(StoreMemory {
+            calls: &state.history.calls,
+            buckets: &state.buckets,
+            landed: &state.landed,
+            spoilt: &state.spoilt,
+        })
+    }
+
+    /// Forges history and objects, for tests of those who judge them.
+    pub fn forge(
+        &self,
+        change: impl FnOnce(&mut Vec<Call<StoreAsk, StoreAnswer>>, &mut BTreeMap<String, BTreeMap<String, Stored>>),
+    ) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        change(&mut state.history.calls, &mut state.buckets);
     }
 
     fn now_ms(&self) -> u64 {
@@ -223,7 +278,8 @@ impl ModelStore {
             (state.history.ask(&self.who, ask), drawn, state.faults.outlive_callers)
         };
         let store = self.clone();
-        carry(goes_on, async move {
+        let gone = || self.lock().history.gone(call);
+        carry(goes_on, gone, async move {
             travel(drawn.there).await;
             let reply = store.lock().decide(verb, &place, call, drawn.fate, |state| act(state, store.now_ms()));
             travel(drawn.back).await;
@@ -240,7 +296,7 @@ impl ModelStore {
 }
 
 impl StoreFaults {
-    fn of(&mut self, verb: Verb) -> &mut Faults {
+    pub fn of(&mut self, verb: Verb) -> &mut Faults {
         match verb {
             Verb::Head => &mut self.head,
             Verb::Get => &mut self.get,
@@ -296,6 +352,7 @@ impl State {
         if verb != Verb::Head && !self.buckets.contains_key(bucket) {
             return Err(StoreError::BucketMissing("NoSuchBucket".into()));
         }
+        self.acting = call;
         let reply = act(self);
         self.history.effect(call);
         reply
@@ -343,6 +400,7 @@ impl State {
         if !allowed {
             return PutReply::Conflict;
         }
+        self.landed.push(self.acting);
         PutReply::Written { etag: self.write(&bucket, key, body, metadata, "application/json", now_ms).etag }
     }
 
@@ -356,6 +414,7 @@ impl State {
     fn body_fault(&mut self, bucket: &str, key: &str) -> Option<BodyFault> {
         let (fault, times) = self.bodies.get_mut(&(bucket.to_owned(), key.to_owned()))?;
         *times = times.checked_sub(1)?;
+        self.spoilt.push(self.acting);
         Some(*fault)
     }
 }

@@ -1,7 +1,7 @@
 //! The wires between a worker and its services: every call goes through one place, where it can be cut.
 //!
-//! Promises that a cut is a crash as the services see it: no later call arrives, no answer is heard, and a call under
-//! way ends or goes on as the model is set. What the dead worker still thinks reaches nobody.
+//! Promises that a cut is a crash as the services see it: no later call arrives, no answer is heard, and what was under
+//! way goes on at the services.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,7 @@ use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, Queue
 use quittance::store::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use super::life::Life;
 use super::{ModelQueue, ModelSearch, ModelStore};
 
 /// A call that is about to be made: its verb, and `bucket/key` where it names an object.
@@ -27,32 +28,54 @@ pub struct Asking {
     pub number: usize,
 }
 
-/// Where the wires are cut: before the service hears of the call, or after it has acted.
+/// Where the wires are cut: before the service hears of the call, or after it has acted. Or the caller's own code panics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
     Before,
     After,
+    Panics,
 }
 
 type Trap = Box<dyn FnMut(&Asking) -> Option<Cut> + Send>;
 
 /// All wires of one worker.
 pub struct Wires {
+    /// The incarnation whose wires they are.
+    pub run: String,
     cut: CancellationToken,
     trap: Mutex<Option<Trap>>,
     asked: Mutex<usize>,
     books: Arc<Books>,
+    life: Option<Arc<Life>>,
     complaint: Mutex<Option<String>>,
+    most: Mutex<Most>,
+}
+
+/// What was seen at the calls.
+#[derive(Default)]
+struct Most {
+    in_flight: u64,
+    under_way: usize,
+    calls: usize,
 }
 
 impl Wires {
-    pub fn new(books: Arc<Books>) -> Arc<Self> {
+    /// Wires of somebody who cannot die.
+    pub fn new(books: Arc<Books>, run: String) -> Arc<Self> {
+        Self::of(books, run, None)
+    }
+
+    /// A cut ends this life.
+    pub fn of(books: Arc<Books>, run: String, life: Option<Arc<Life>>) -> Arc<Self> {
         Arc::new(Self {
+            run,
             cut: CancellationToken::new(),
             trap: Mutex::default(),
             asked: Mutex::default(),
             books,
+            life,
             complaint: Mutex::default(),
+            most: Mutex::default(),
         })
     }
 
@@ -62,15 +85,19 @@ impl Wires {
     }
 
     pub fn cut_now(&self) {
+        if let Some(life) = &self.life {
+            life.kill();
+        }
         self.cut.cancel();
+    }
+
+    /// Takes a trap away that has not sprung.
+    pub fn no_trap(&self) {
+        *self.trap.lock().unwrap() = None;
     }
 
     pub fn is_cut(&self) -> bool {
         self.cut.is_cancelled()
-    }
-
-    pub async fn until_cut(&self) {
-        self.cut.cancelled().await;
     }
 
     /// Calls so far.
@@ -83,22 +110,37 @@ impl Wires {
         self.complaint.lock().unwrap().clone()
     }
 
+    /// The most receipts in flight, by the books, and the most calls under way, at the begin of any call.
+    pub fn most(&self) -> (u64, usize) {
+        let most = self.most.lock().unwrap();
+        (most.in_flight, most.calls)
+    }
+
     async fn pass<T>(&self, verb: &'static str, place: String, call: impl Future<Output = T>) -> T {
         let line = self.books.snapshot(false);
         if !line.balanced {
             self.complaint.lock().unwrap().get_or_insert(format!("before {verb} {place}: {line:?}"));
         }
+        {
+            let mut most = self.most.lock().unwrap();
+            most.in_flight = most.in_flight.max(line.in_flight);
+            most.under_way += 1;
+            most.calls = most.calls.max(most.under_way);
+        }
+        let _under_way = UnderWay(&self.most);
         let number = {
             let mut asked = self.asked.lock().unwrap();
             *asked += 1;
             *asked - 1
         };
         let sprung = match &mut *self.trap.lock().unwrap() {
-            Some(trap) if !self.is_cut() => trap(&Asking { verb, place, number }),
+            Some(trap) if !self.is_cut() => trap(&Asking { verb, place: place.clone(), number }),
             Some(_) | None => None,
         };
-        if sprung == Some(Cut::Before) {
-            self.cut_now();
+        match sprung {
+            Some(Cut::Before) => self.cut_now(),
+            Some(Cut::Panics) => panic!("told to, before {verb} {place}"),
+            Some(Cut::After) | None => {}
         }
         tokio::select! {
             biased;
@@ -111,6 +153,15 @@ impl Wires {
                 reply
             }
         }
+    }
+}
+
+/// Counts a call out, also one whose caller went away.
+struct UnderWay<'a>(&'a Mutex<Most>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().under_way -= 1;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Promises that the books are looked at before every call and at the end, and compared with what the queue itself
 //! remembers; a test that asks for nothing still asks for that (P10).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use quittance::attempts::AttemptsLog;
 use quittance::books::{Books, BooksLine};
 use quittance::clock::WallClock;
 use quittance::config::{OnExtractionError, OnMissingObject, TenantFrom};
+use quittance::crash_loop::CrashLoop;
 use quittance::dead_letter::DeadLetters;
 use quittance::gate::{Gate, Probe};
 use quittance::index::SidePath;
@@ -17,7 +19,7 @@ use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
 use quittance::index::replay::Replayer;
 use quittance::message::s3_event::{Source, Wanted};
-use quittance::message::{DocumentId, Namespace};
+use quittance::message::{DocumentId, MessageId, Namespace};
 use quittance::outcome::Rules;
 use quittance::pause::{PauseFile, Watch};
 use quittance::pipeline::{Pipeline, Seat};
@@ -26,18 +28,22 @@ use quittance::queue::Queue;
 use quittance::retry::{Backoff, Jitter};
 use quittance::settle::{Desk, SettlerBroken};
 use quittance::shutdown::Stop;
+use quittance::spawn::{Turns, given_by};
 use quittance::store::{Store, layout};
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep};
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use super::faults::Ticks;
+use super::life::{self, Life};
 use super::reader::Reader;
+use super::story::Line;
 use super::wires::{Wired, Wires};
 use super::{QueueAnswer, QueueAsk, RESULTS, SOURCE, World};
 
 /// Settings of a worker; the defaults are those of design §8 where they matter.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Setup {
     pub concurrency: usize,
     pub visibility: Duration,
@@ -51,6 +57,11 @@ pub struct Setup {
     pub on_missing: OnMissingObject,
     pub on_extraction_error: OnExtractionError,
     pub max_object_bytes: u64,
+    /// Buckets that may be read.
+    pub sources: Vec<&'static str>,
+    /// The client's request timeout to the index; the model has none of its own.
+    pub search_timeout: Option<Duration>,
+    pub seat: Seat,
     /// Looks at `control/pause.json`, every few seconds: off where nobody pauses, for the histories' sake.
     pub obeys_pause: bool,
 }
@@ -69,6 +80,9 @@ impl Default for Setup {
             on_missing: OnMissingObject::DeadLetter,
             on_extraction_error: OnExtractionError::Index,
             max_object_bytes: 1 << 20,
+            sources: vec![SOURCE],
+            search_timeout: None,
+            seat: Seat::Here,
             obeys_pause: false,
         }
     }
@@ -90,8 +104,11 @@ pub fn record_key(key: &str) -> String {
 pub struct Site {
     pub world: World,
     pub reader: Arc<Reader>,
-    lines: Arc<Mutex<Vec<(String, Value)>>>,
+    /// Workers draw each from a seed of its own, and put off this share of their tasks' turns.
+    pub restless: Option<f64>,
+    lines: Arc<Mutex<Vec<Told>>>,
     temp: tempfile::TempDir,
+    incarnations: AtomicUsize,
     _listening: tracing::subscriber::DefaultGuard,
 }
 
@@ -102,15 +119,33 @@ impl Site {
 
     pub fn in_world(world: World) -> Self {
         let lines = Arc::<Mutex<Vec<_>>>::default();
-        let layer = Listener(Arc::clone(&lines));
+        let layer = Listener { lines: Arc::clone(&lines), ticks: world.ticks.clone() };
         let listening = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
-        Self { world, reader: Arc::default(), lines, temp: tempfile::tempdir().unwrap(), _listening: listening }
+        Self {
+            world,
+            reader: Arc::default(),
+            restless: None,
+            lines,
+            temp: tempfile::tempdir().unwrap(),
+            incarnations: AtomicUsize::new(0),
+            _listening: listening,
+        }
+    }
+
+    /// Of a worker that is about to start: never the same twice.
+    pub fn next_run(&self, who: &str) -> String {
+        format!("{who}-{}", self.incarnations.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The facts of this name, in order.
     pub fn lines(&self, event: &str) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();
-        lines.iter().filter(|(name, _)| name == event).map(|(_, fields)| fields.clone()).collect()
+        lines.iter().filter(|told| told.line.event == event).map(|told| told.line.fields.clone()).collect()
+    }
+
+    /// Takes what was logged, in order: by whom (`None`: by nobody's task), and what.
+    pub fn take_lines(&self) -> Vec<Told> {
+        std::mem::take(&mut self.lines.lock().unwrap())
     }
 
     /// Begins anew: what was told so far is forgotten.
@@ -123,6 +158,24 @@ impl Site {
         let word = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
         let lines = self.lines("message_settled");
         lines.iter().map(|line| format!("{}/{}", word(line, "outcome"), word(line, "settlement"))).collect()
+    }
+
+    /// Of a message; as it lies in the store.
+    pub fn attempts_of(&self, message: &MessageId) -> Option<Value> {
+        let key = quittance::store::layout::attempts(&namespace(), message);
+        self.world.store.object(RESULTS, &key).map(|object| serde_json::from_slice(&object.body).unwrap())
+    }
+
+    /// Attempts records that hold something against their message: a failure or a mark.
+    pub fn troubles(&self) -> Vec<String> {
+        let records = self.world.store.keys(RESULTS, "attempts/").into_iter();
+        let told =
+            records.map(|key| String::from_utf8(self.world.store.object(RESULTS, &key).unwrap().body.into()).unwrap());
+        told.filter(|body| {
+            let record: Value = serde_json::from_str(body).unwrap();
+            record["failed"] != 0 || record["begun"].is_array()
+        })
+        .collect()
     }
 
     fn store(&self, who: &str, wires: &Arc<Wires>) -> Arc<dyn Store> {
@@ -146,12 +199,7 @@ impl Site {
                 bucket: RESULTS.into(),
                 clock: self.clock(),
             },
-            attempts: AttemptsLog {
-                store: self.store(who, wires),
-                bucket: RESULTS.into(),
-                namespace: namespace(),
-                clock: self.clock(),
-            },
+            attempts: self.attempts(who, wires),
             books: Arc::clone(books),
             rules: Rules {
                 max_attempts: setup.max_attempts,
@@ -159,10 +207,24 @@ impl Site {
                 on_missing: setup.on_missing,
                 max_receive_count: setup.max_receive_count,
             },
-            jitter: Jitter::seeded(self.world.seed ^ 1),
+            jitter: Jitter::seeded(self.world.seed ^ 1 ^ self.restless.map_or(0, |_| of_name(who))),
             visibility: setup.visibility,
             lease_clock: self.world.clock.lease_clock(),
         }
+    }
+
+    fn attempts(&self, who: &str, wires: &Arc<Wires>) -> AttemptsLog {
+        AttemptsLog {
+            store: self.store(who, wires),
+            bucket: RESULTS.into(),
+            namespace: namespace(),
+            clock: self.clock(),
+            run: wires.run.clone(),
+        }
+    }
+
+    pub fn crash_loop(&self, who: &str, setup: &Setup, wires: &Arc<Wires>) -> CrashLoop {
+        CrashLoop::new(self.attempts(who, wires), setup.max_receive_count, setup.visibility)
     }
 
     /// The critical path without a side path of its own (`lane`: the way into the index).
@@ -174,12 +236,13 @@ impl Site {
         books: &Arc<Books>,
         lane: Option<Lane>,
     ) -> Processor {
+        let sources = setup.sources.iter().map(|name| Source { bucket: (*name).into(), prefix: String::new() });
         Processor {
             store: self.store(who, wires),
             extract: self.reader.clone(),
             side_path: Arc::new(SidePath { lane, parking: self.parking(who, wires), books: Arc::clone(books) }),
             clock: self.clock(),
-            wanted: Wanted::new(vec![Source { bucket: SOURCE.into(), prefix: String::new() }], RESULTS.into()),
+            wanted: Wanted::new(sources.collect(), RESULTS.into()),
             namespace: namespace(),
             results_bucket: RESULTS.into(),
             max_object_bytes: setup.max_object_bytes,
@@ -197,13 +260,15 @@ impl Site {
     /// Starts a worker, put together as `start::worker` does it.
     pub fn start(&self, who: &str, setup: &Setup) -> Worker {
         let books = Arc::new(Books::default());
-        let wires = Wires::new(Arc::clone(&books));
         // One each, as in life: workers must not move in step.
-        let own = who.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let jitter = Arc::new(Jitter::seeded(self.world.seed ^ own));
+        let seed = self.world.seed ^ of_name(who);
+        let life = Life::new(who, self.world.ticks.clone(), seed, self.restless.unwrap_or(0.0));
+        let wires = Wires::of(Arc::clone(&books), self.next_run(who), Some(Arc::clone(&life)));
+        let jitter = Arc::new(Jitter::seeded(seed));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
-            let search = Wired { wires: Arc::clone(&wires), port: self.world.search.seen_by(who) };
+            let search = self.world.search.seen_by(who).given_up_after(setup.search_timeout);
+            let search = Wired { wires: Arc::clone(&wires), port: search };
             let (new, driver) = Lane::new(Arc::new(search), Arc::clone(&jitter));
             replayer = setup.replay.then(|| Replayer {
                 store: self.store(who, &wires),
@@ -218,11 +283,13 @@ impl Site {
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
         }
         let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count));
+        let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
             desk: self.desk(who, setup, &wires, &books),
             processor: Arc::new(self.processor(who, setup, &wires, &books, lane)),
             gate: Arc::clone(&gate),
+            crash_loop,
             lane: drive,
             replayer,
             books: Arc::clone(&books),
@@ -235,25 +302,20 @@ impl Site {
                 store: self.store(who, &wires),
                 results_bucket: RESULTS.into(),
                 key: layout::probe(&namespace()),
-                sources: vec![Source { bucket: SOURCE.into(), prefix: String::new() }],
+                sources: setup
+                    .sources
+                    .iter()
+                    .map(|name| Source { bucket: (*name).into(), prefix: String::new() })
+                    .collect(),
             },
             concurrency: setup.concurrency,
             poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
             drain: setup.drain,
-            seat: Seat::Here,
+            seat: setup.seat,
         };
         let stop = Stop::default();
-        let run = tokio::spawn(pipeline.run(stop.clone(), || {}));
-        // A dead worker's tasks go home unheard: nobody would ever stop them.
-        tokio::spawn({
-            let (wires, stop) = (Arc::clone(&wires), stop.clone());
-            async move {
-                wires.until_cut().await;
-                stop.stop.cancel();
-                stop.abandon.cancel();
-            }
-        });
-        Worker { who: who.to_owned(), books, wires, gate, stop, run, world: self.world.clone() }
+        let run = tokio::spawn(given_by(Arc::clone(&life) as Arc<dyn Turns>, pipeline.run(stop.clone(), || {})));
+        Worker { who: who.to_owned(), books, wires, life, gate, stop, run, world: self.world.clone() }
     }
 
     /// Runs one worker, named "last", until nothing is left in the queue; its books at the end.
@@ -270,7 +332,7 @@ impl Site {
 
     /// Until the queue holds nothing, within two hours.
     pub async fn until_empty(&self) {
-        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.live().is_empty()).await;
+        until("the queue is empty", Duration::from_secs(7_200), || self.world.queue.is_empty()).await;
     }
 }
 
@@ -279,6 +341,7 @@ pub struct Worker {
     who: String,
     pub books: Arc<Books>,
     pub wires: Arc<Wires>,
+    pub life: Arc<Life>,
     pub gate: Arc<Gate>,
     stop: Stop,
     run: JoinHandle<Result<BooksLine, SettlerBroken>>,
@@ -293,19 +356,35 @@ impl Worker {
         assert_eq!(self.wires.complaint(), None, "{}: books during the run", self.who);
         assert!(line.balanced && line.in_flight == 0, "{}: {line:?}", self.who);
         let (mut received, mut deletes) = (0, 0);
-        for call in self.world.queue.calls().iter().filter(|call| *call.who == *self.who) {
-            match (&call.ask, &call.answered) {
-                (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
-                (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
-                    deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+        self.world.queue.look(|memory| {
+            for call in memory.calls.iter().filter(|call| *call.who == *self.who) {
+                match (&call.ask, &call.answered) {
+                    (_, Some((_, QueueAnswer::Received(messages)))) => received += messages.len() as u64,
+                    (QueueAsk::Delete(_), Some((_, QueueAnswer::Entries(replies)))) => {
+                        deletes += replies.iter().filter(|reply| reply.is_ok()).count() as u64;
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
+        });
         assert_eq!(line.received, received, "{}: received, by the books and by the queue", self.who);
         let booked = line.deleted + line.dead_lettered;
         assert!(booked <= deletes && deletes <= booked + line.lease_lost, "{}: {deletes} deletes, {line:?}", self.who);
         line
+    }
+
+    /// The end of a worker that was asked for it.
+    pub async fn ended(self) -> Result<Result<BooksLine, SettlerBroken>, JoinError> {
+        self.run.await
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.run.is_finished()
+    }
+
+    /// Waits for the end that a broken settler makes.
+    pub async fn broken(self) -> SettlerBroken {
+        self.run.await.unwrap().unwrap_err()
     }
 
     /// Asks for the end without waiting for it.
@@ -318,8 +397,8 @@ impl Worker {
         self.stop.abandon.cancel();
     }
 
-    /// As kill -9 does.
-    pub fn crash(self) {
+    /// As kill -9 does: nothing of it runs any more; what it had asked of a service goes on there.
+    pub fn crash(&self) {
         self.wires.cut_now();
     }
 }
@@ -334,15 +413,30 @@ pub async fn until(what: &str, within: Duration, is_so: impl Fn() -> bool) {
     }
 }
 
+/// FNV-1a.
+fn of_name(who: &str) -> u64 {
+    who.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+}
+
+/// A line, and whose task told it.
+pub struct Told {
+    pub who: Option<Arc<str>>,
+    pub line: Line,
+}
+
 /// Facts as they are told on this thread.
-struct Listener(Arc<Mutex<Vec<(String, Value)>>>);
+struct Listener {
+    lines: Arc<Mutex<Vec<Told>>>,
+    ticks: Ticks,
+}
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Listener {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         let mut fact = Fact::default();
         event.record(&mut fact);
         if let Fact(Some(name), Some(fields)) = fact {
-            self.0.lock().unwrap().push((name, serde_json::from_str(&fields).unwrap()));
+            let line = Line { stamp: self.ticks.stamp(), event: name, fields: serde_json::from_str(&fields).unwrap() };
+            self.lines.lock().unwrap().push(Told { who: life::running(), line });
         }
     }
 }
@@ -368,8 +462,8 @@ impl tracing::field::Visit for Fact {
 
 /// Runs `run` for each seed in a runtime of its own; says which seed it was that failed.
 pub fn for_seeds<R: Future<Output = ()>>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> R) {
-    struct Told(u64);
-    impl Drop for Told {
+    struct Says(u64);
+    impl Drop for Says {
         fn drop(&mut self) {
             if std::thread::panicking() {
                 eprintln!("failing seed: {}", self.0);
@@ -377,7 +471,7 @@ pub fn for_seeds<R: Future<Output = ()>>(seeds: std::ops::Range<u64>, run: impl 
         }
     }
     for seed in seeds {
-        let _told = Told(seed);
+        let _says = Says(seed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.unwrap().block_on(run(seed));
     }

@@ -15,7 +15,9 @@ mod world;
 
 mod body_shapes;
 mod crash;
+mod crash_loop;
 mod dead_letters;
+mod faults;
 mod keys;
 mod main_job;
 mod outage;

@@ -76,7 +76,8 @@ async fn thirty_files_of_ten_formats_are_recorded_indexed_found_and_settled() {
     let samples = samples("good");
     assert_eq!(samples.len(), 30);
     assert_eq!(samples.values().map(|sample| &sample.format).collect::<BTreeSet<_>>().len(), 10);
-    let mut worker = world.launch().set("SQS_DLQ_URL", &world.dlq).unset("WORKER_CONCURRENCY").start().await;
+    let worker = world.launch().set("SQS_DLQ_URL", &world.dlq).unset("WORKER_CONCURRENCY");
+    let mut worker = worker.set("ADMIN_LISTEN", "127.0.0.1:0").start().await;
     world.put_all(&samples.iter().map(|(key, sample)| (key.clone(), sample.bytes.clone())).collect()).await;
 
     let settled = worker.settled(samples.len()).await;
@@ -96,7 +97,16 @@ async fn thirty_files_of_ten_formats_are_recorded_indexed_found_and_settled() {
 
     world.emptied().await;
     world.dlq_is_empty().await;
+    let scraped = worker.scrape().await;
     let books = worker.stop().await;
+    for (series, field) in [
+        ("quittance_messages_received_total", "received"),
+        ("quittance_messages_settled_total{settlement=\"deleted\"}", "deleted"),
+        ("quittance_documents_total{end=\"indexed\"}", "documents_indexed"),
+    ] {
+        assert_eq!(scraped.get(series), Some(&books.of(field).to_string()), "{series}");
+    }
+    assert_eq!(scraped["quittance_books_balanced"], "1");
     assert_eq!((books.of("received"), books.of("done"), books.of("documents_indexed")), (30, 30, 30));
     assert_eq!(worker.odd_lines(), Vec::<String>::new(), "lines of the log that are not JSON");
     every_line_is_flat_and_says_who_speaks(&worker);

@@ -7,7 +7,7 @@ use crate::waiting::{LONG, eventually, holds};
 use crate::world::{NAMESPACE, World, spelt, text_files};
 
 /// Nothing listens on port 1 of a machine of ours.
-const CLOSED_PORT: &str = "http://127.0.0.1:1";
+pub const CLOSED_PORT: &str = "http://127.0.0.1:1";
 
 async fn everything_is_parked_and_a_worker_that_can_index_replays_it(without_index: impl Fn(Launch) -> Launch) {
     let world = World::new().await;

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::waiting::{LONG, eventually, holds};
-
-const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 
 /// What a worker is to be started with.
 #[derive(Clone)]
 pub struct Launch {
+    pub program: PathBuf,
     pub environment: BTreeMap<String, String>,
 }
 
@@ -24,7 +25,7 @@ impl Launch {
     pub fn bare() -> Self {
         let kept = std::env::vars()
             .filter(|(name, _)| name.starts_with("AWS_") || ["PATH", "HOME", "NO_PROXY"].contains(&name.as_str()));
-        Self { environment: kept.collect() }
+        Self { program: env!("CARGO_BIN_EXE_worker").into(), environment: kept.collect() }
     }
 
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
@@ -37,7 +38,7 @@ impl Launch {
         self
     }
 
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
@@ -45,7 +46,18 @@ impl Launch {
 
     /// Starts `worker` and waits for its `ready`.
     pub async fn start(&self) -> Worker {
-        let mut child = self.command(WORKER, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut worker = self.spawn();
+        eventually("the worker's ready line", LONG, async || {
+            assert_eq!(worker.ended(), None, "the worker ended before it was ready");
+            worker.facts("ready").pop().ok_or("nothing")
+        })
+        .await;
+        worker
+    }
+
+    /// Starts `worker`.
+    pub fn spawn(&self) -> Worker {
+        let mut child = self.command(&self.program, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log: Arc<Mutex<Vec<Line>>> = Arc::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let written = Arc::clone(&log);
@@ -55,26 +67,20 @@ impl Launch {
                 written.lock().unwrap().push(line);
             }
         });
-        let mut worker = Worker { child, log };
-        eventually("the worker's ready line", LONG, async || {
-            assert_eq!(worker.ended(), None, "the worker ended before it was ready");
-            worker.facts("ready").pop().ok_or("nothing")
-        })
-        .await;
-        worker
+        Worker { child, log }
     }
 
     /// Runs a command of `worker` to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.run_program(WORKER, arguments)
+        self.run_program(&self.program, arguments)
     }
 
     /// Runs a command of `redrive` to its end.
     pub fn redrive(&self, arguments: &[&str]) -> Output {
-        self.run_program(env!("CARGO_BIN_EXE_redrive"), arguments)
+        self.run_program(Path::new(env!("CARGO_BIN_EXE_redrive")), arguments)
     }
 
-    fn run_program(&self, program: &str, arguments: &[&str]) -> Output {
+    fn run_program(&self, program: &Path, arguments: &[&str]) -> Output {
         let mut command = self.command(program, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = child.stdout.take().unwrap();
@@ -111,6 +117,21 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// `/metrics` now: series to value.
+    pub async fn scrape(&self) -> BTreeMap<String, String> {
+        let address = self.fact("ready").await["admin"].as_str().expect("an address").to_owned();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        let series = text.lines().filter(|line| line.starts_with("quittance_"));
+        series
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
     fn lines(&self) -> Vec<Line> {
         self.log.lock().unwrap().clone()
     }
@@ -156,9 +177,16 @@ impl Worker {
         .await
     }
 
+    /// How many lines there are of a kind, without copying them.
+    pub fn count(&self, is: impl Fn(&Value) -> bool) -> usize {
+        let is = |line: &&Line| if let Line::Fact(fact) = line { is(fact) } else { false };
+        self.log.lock().unwrap().iter().filter(is).count()
+    }
+
     /// Receipts that were received and not settled yet.
     pub fn in_hand(&self) -> usize {
-        self.facts("message_received").len() - self.facts("message_settled").len()
+        let of = |event: &str| self.count(|fact| fact["event"] == event);
+        of("message_received") - of("message_settled")
     }
 
     pub fn pid(&self) -> Pid {
@@ -169,7 +197,8 @@ impl Worker {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    fn ended(&mut self) -> Option<ExitStatus> {
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 

@@ -12,6 +12,8 @@ pub struct Search {
     client: OpenSearch,
     /// The write alias.
     pub alias: String,
+    /// Deletes the index in the end.
+    owned: bool,
 }
 
 pub fn endpoint() -> String {
@@ -20,8 +22,17 @@ pub fn endpoint() -> String {
 
 impl Search {
     pub fn of(alias: &str) -> Self {
+        Self::at(alias, true)
+    }
+
+    fn at(alias: &str, owned: bool) -> Self {
         let transport = Transport::single_node(&endpoint()).unwrap();
-        Self { client: OpenSearch::new(transport), alias: alias.to_owned() }
+        Self { client: OpenSearch::new(transport), alias: alias.to_owned(), owned }
+    }
+
+    /// Of an index that somebody else will delete.
+    pub fn borrowed(alias: &str) -> Self {
+        Self::at(alias, false)
     }
 
     pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
@@ -67,6 +78,9 @@ impl Search {
 /// The server's limit of shards is for all tests together.
 impl Drop for Search {
     fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
         let path = format!("/{}-v1", self.alias);
         let gone = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

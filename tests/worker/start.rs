@@ -52,6 +52,20 @@ fn a_fifo_queue_exits_78_and_says_why() {
     assert!(output.stderr.contains("SQS_QUEUE_URL") && output.stderr.contains("FIFO"), "{output:?}");
 }
 
+#[test]
+fn a1_8_a_results_bucket_that_is_a_source_exits_78_and_says_why() {
+    let launch = Launch::bare()
+        .unset("AWS_ENDPOINT_URL")
+        .set("SQS_QUEUE_URL", "https://sqs.eu-central-1.amazonaws.com/000000000000/files")
+        .set("OPENSEARCH_ENDPOINT", "http://127.0.0.1:9200")
+        .set("S3_BUCKET", "files");
+    for sources in ["files", "other,files/retry-index", "files/incoming"] {
+        let output = launch.clone().set("SOURCE_BUCKETS", sources).run(&[]);
+        assert_eq!(output.code, 78, "{output:?}");
+        assert!(output.stderr.contains("S3_BUCKET") && output.stderr.contains("SOURCE_BUCKETS"), "{output:?}");
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs the local stack: make test"]
 async fn what_is_not_there_exits_75_with_one_line_that_names_it() {

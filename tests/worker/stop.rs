@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::process::Worker;
 use crate::relay::Relay;
@@ -123,5 +124,44 @@ async fn what_arrives_after_the_stop_is_received_once_and_returned() {
         holds(depth == (1, 0, 0), depth)
     })
     .await;
+    world.dlq_is_empty().await;
+}
+
+/// Ten downloads that never end, and ten messages that arrive while the stop waits for the open poll.
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn a0_3_ten_in_work_and_ten_that_arrive_with_the_stop_are_all_visible_again_two_seconds_after_it() {
+    let world = World::silent().await;
+    let files = text_files(20);
+    world.put_all(&files).await;
+    let bodies: Vec<String> =
+        files.keys().map(|key| json!({ "bucket": world.source, "key": key }).to_string()).collect();
+    let (relay, source) = (world.aws_relay(), world.source.clone());
+    relay.hold(move |head| head.downloads_from(&source));
+    let launch = world.launch().set("AWS_ENDPOINT_URL", relay.url()).set("DRAIN_TIMEOUT", 2);
+    let mut worker = launch.start().await;
+    join_all(bodies[..10].iter().map(|body| world.send(body))).await;
+    eventually("ten downloads under way", LONG, async || holds(relay.held() == 10, relay.held())).await;
+    let polls = || relay.seen(|head| head.target == "AmazonSQS.ReceiveMessage").len();
+    let before = polls();
+    eventually("a poll that has just begun", LONG, async || holds(polls() > before, polls())).await;
+    let asked = Instant::now();
+    worker.signal(Signal::TERM);
+    worker.fact("stopping").await;
+    join_all(bodies[10..].iter().map(|body| world.send(body))).await;
+    assert_eq!(worker.exited(LONG).await, 0);
+    let (took, gone) = (asked.elapsed(), Instant::now());
+    assert!(took < Duration::from_secs(2) + POLL_WAIT + SETTLING, "the end took {took:?}");
+    eventually("all twenty are visible again", Duration::from_secs(2), async || {
+        let depth = world.depth(&world.queue).await;
+        holds(depth == (20, 0, 0), depth)
+    })
+    .await;
+    assert!(gone.elapsed() < Duration::from_secs(4), "{:?}", gone.elapsed());
+    let books = worker.books();
+    let (received, returned) = (books.of("received"), books.of("returned"));
+    assert!(received > 10, "nothing arrived on the open poll: {}", books.0);
+    assert_eq!((returned, books.of("deleted"), books.of("lease_lost")), (received, 0, 0), "{}", books.0);
+    worker.receipts_are_settled_once();
     world.dlq_is_empty().await;
 }

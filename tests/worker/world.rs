@@ -4,10 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration as Notify};
-use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName};
+use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
 use futures_util::StreamExt as _;
-use quittance::queue::sqs;
-use quittance::store::s3;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -66,16 +64,30 @@ impl World {
 
     /// Without a notification: only what is sent arrives. With an index.
     pub async fn silent() -> Self {
+        let name = format!("w{}", uuid::Uuid::now_v7().simple());
+        let world = Self::beside(&name, Search::of(&name)).await;
+        let set_up = world.launch().run(&["setup-index"]);
+        assert_eq!(set_up.code, 0, "setup-index: {set_up:?}");
+        world
+    }
+
+    /// Without a notification, and with somebody else's index.
+    pub async fn sharing(index: &Search) -> Self {
+        Self::beside(&format!("w{}", uuid::Uuid::now_v7().simple()), Search::borrowed(&index.alias)).await
+    }
+
+    async fn beside(name: &str, search: Search) -> Self {
         assert!(std::env::var_os("AWS_ENDPOINT_URL").is_some(), "AWS_ENDPOINT_URL must name the local stack");
         let aws = quittance::aws::load().await;
-        let (sqs, s3) = (sqs::settling_client(&aws), s3::client(&aws));
-        let name = format!("w{}", uuid::Uuid::now_v7().simple());
+        // Not the worker's own clients: their timeouts are for a worker, and a busy stack is slow to make a queue.
+        let s3 = aws_sdk_s3::config::Builder::from(&aws).force_path_style(true).build();
+        let (sqs, s3) = (aws_sdk_sqs::Client::new(&aws), aws_sdk_s3::Client::from_conf(s3));
         let world = Self {
             dlq: queue(&sqs, &format!("{name}-dlq"), &[("MessageRetentionPeriod", "1209600")]).await,
-            queue: queue(&sqs, &name, &[("VisibilityTimeout", "60")]).await,
+            queue: queue(&sqs, name, &[("VisibilityTimeout", "60")]).await,
             source: format!("{name}-files"),
             results: format!("{name}-results"),
-            search: Search::of(&name),
+            search,
             temp: tempfile::tempdir().unwrap(),
             sqs,
             s3,
@@ -86,8 +98,6 @@ impl World {
         set.attributes(QueueAttributeName::RedrivePolicy, policy).send().await.unwrap();
         world.bucket(&world.source).await;
         world.bucket(&world.results).await;
-        let set_up = world.launch().run(&["setup-index"]);
-        assert_eq!(set_up.code, 0, "setup-index: {set_up:?}");
         world
     }
 
@@ -144,6 +154,22 @@ impl World {
     pub async fn send(&self, body: &str) -> String {
         let sent = self.sqs.send_message().queue_url(&self.queue).message_body(body).send().await;
         sent.unwrap().message_id.unwrap()
+    }
+
+    /// Several, in batches; their ids.
+    pub async fn send_all(&self, bodies: &[String]) -> Vec<String> {
+        let mut ids = Vec::with_capacity(bodies.len());
+        for some in bodies.chunks(10) {
+            let entry = |(n, body): (usize, &String)| {
+                SendMessageBatchRequestEntry::builder().id(n.to_string()).message_body(body).build().unwrap()
+            };
+            let entries = some.iter().enumerate().map(entry).collect();
+            let send = self.sqs.send_message_batch().queue_url(&self.queue).set_entries(Some(entries));
+            let sent = send.send().await.unwrap();
+            assert!(sent.failed.is_empty(), "{:?}", sent.failed);
+            ids.extend(sent.successful.into_iter().map(|entry| entry.message_id));
+        }
+        ids
     }
 
     pub async fn depth(&self, url: &str) -> Depth {

@@ -39,6 +39,8 @@ fn serve() -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(hello().as_bytes())?;
     out.flush()?;
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::misbehave(&request.hints.file_name);
     let reply = match read::extract(file, &request.hints, &request.limits) {
         Ok(extraction) => Reply::Extracted(Box::new(extraction)),
         Err(FileError::Limit(broken)) => Reply::Limit(broken),

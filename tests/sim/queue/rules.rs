@@ -1,6 +1,6 @@
 //! The rules of the model queue: what SQS does to one message at one instant, under one lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -11,6 +11,7 @@ use quittance::queue::{
 };
 use tokio::time::Instant;
 
+use super::QueueSettings;
 use super::words::{Effect, QueueAnswer, QueueAsk, QueueFaults, StaleDelete};
 use crate::sim::faults::{History, Stamp, between, chance};
 
@@ -29,11 +30,21 @@ pub(super) struct Held {
     pub(super) risen: bool,
 }
 
+impl Held {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.visible_from <= now || self.again_from.is_some_and(|from| from <= now)
+    }
+}
+
 pub(super) struct State {
     pub(super) rng: Rng,
     pub(super) faults: QueueFaults,
     /// By order of arrival.
     pub(super) held: BTreeMap<u64, Held>,
+    /// Those that were due when it was looked: a receive asks them again, and need not look at all the others.
+    pub(super) ripe: BTreeSet<u64>,
+    /// When to look at a message again. May be out of date: it is asked then.
+    pub(super) ripening: BTreeSet<(Instant, u64)>,
     pub(super) arrivals: u64,
     /// Every handle ever given out, and whose it was.
     pub(super) handles: BTreeMap<String, u64>,
@@ -54,17 +65,62 @@ impl State {
         MessageId(format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{:012x}", low & 0xffff_ffff_ffff))
     }
 
+    /// A message is due from then on, unless something happens to it before.
+    pub(super) fn ripens(&mut self, number: u64, from: Instant) {
+        self.ripening.insert((from, number));
+    }
+
+    /// Moves what is due by now to where a receive looks.
+    pub(super) fn ripen(&mut self, now: Instant) {
+        while let Some((from, number)) = self.ripening.first().copied() {
+            if from > now {
+                return;
+            }
+            self.ripening.pop_first();
+            if self.held.get(&number).is_some_and(|held| held.is_due(now)) {
+                self.ripe.insert(number);
+            }
+        }
+    }
+
+    /// The queue's retention, from the first send on.
+    pub(super) fn expire(&mut self, too_old_ms: u64) {
+        let expired: Vec<u64> =
+            self.held.iter().filter(|(_, held)| held.sent_at_ms < too_old_ms).map(|(number, _)| *number).collect();
+        for number in expired {
+            if let Some(held) = self.held.remove(&number) {
+                self.note(Effect::Expired(held.id));
+            }
+        }
+    }
+
+    /// When there may be more than there is now.
+    pub(super) fn next_ripe(&self) -> Option<Instant> {
+        self.ripening.first().map(|(from, _)| *from)
+    }
+
+    /// Messages in flight; counted only where there may be too many.
+    pub(super) fn hidden(&self, now: Instant, settings: &QueueSettings) -> usize {
+        if self.held.len() < settings.in_flight_limit {
+            return 0;
+        }
+        self.held.values().filter(|held| held.receipt.is_some() && held.visible_from > now).count()
+    }
+
     pub(super) fn deliver(&mut self, number: u64, visibility: Duration) -> Message {
         let now = Instant::now();
         let early = chance(&mut self.rng, self.faults.redeliver_early);
         let again_from = early.then(|| now + between(&mut self.rng, (Duration::ZERO, visibility)));
+        let others = if chance(&mut self.rng, self.faults.miscount) { self.rng.u32(1..=3) } else { 0 };
         let handle = format!("handle-{}-{:016x}", self.handles.len(), self.rng.u64(..));
         self.handles.insert(handle.clone(), number);
         let held = self.held.get_mut(&number).unwrap();
-        held.count += 1;
+        held.count += 1 + others;
         held.visible_from = now + visibility;
         held.again_from = again_from;
         held.receipt = Some((handle.clone(), now));
+        self.ripening.insert((now + visibility, number));
+        self.ripening.extend(again_from.map(|from| (from, number)));
         let message = Message {
             id: held.id.clone(),
             handle: ReceiptHandle(handle),
@@ -96,7 +152,12 @@ impl State {
         };
         let Some(held) = self.held.get_mut(&number) else { return Ok(()) }; // deleted before: SQS says yes
         let current = held.receipt.as_ref().is_some_and(|(current, _)| *current == handle.0);
-        if !current && self.faults.stale_delete == StaleDelete::Ignored {
+        let deletes = match self.faults.stale_delete {
+            StaleDelete::Deletes => true,
+            StaleDelete::Ignored => false,
+            StaleDelete::Either => self.rng.bool(),
+        };
+        if !current && !deletes {
             return Ok(());
         }
         let id = held.id.clone();
@@ -105,6 +166,8 @@ impl State {
             held.receipt = None;
             held.again_from = None;
             held.visible_from = Instant::now() + between(&mut self.rng, (Duration::ZERO, Duration::from_secs(120)));
+            let from = held.visible_from;
+            self.ripens(number, from);
         } else {
             self.held.remove(&number);
         }
@@ -132,6 +195,7 @@ impl State {
             return Err(refusal("InvalidParameterValue", true)); // SQS: "total VisibilityTimeout beyond the limit"
         }
         held.visible_from = until;
+        self.ripening.insert((until, *number));
         let id = held.id.clone();
         self.note(Effect::Hidden { id, handle: handle.clone(), until });
         Ok(())

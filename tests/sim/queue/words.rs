@@ -7,7 +7,7 @@ use quittance::message::{Message, MessageId, ReceiptHandle};
 use quittance::queue::{EntryReply, Outgoing, QueueError, QueueFacts, Refusal};
 use tokio::time::Instant;
 
-use crate::sim::faults::Faults;
+use crate::sim::faults::{Call, Faults, Stamp};
 
 /// What a delete with an old handle does, when the message has been delivered again since. SQS promises nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,6 +17,8 @@ pub enum StaleDelete {
     Ignored,
     /// Says yes, and deletes, under the newer receipt's feet.
     Deletes,
+    /// Now this, now that.
+    Either,
 }
 
 /// What can go wrong with a queue.
@@ -43,6 +45,8 @@ pub struct QueueFaults {
     pub redeliver_early: f64,
     /// Share of deleted messages that are delivered once more.
     pub rise_after_delete: f64,
+    /// Share of deliveries before which the receive count was raised by somebody else's (a peek, a reply that got lost).
+    pub miscount: f64,
     pub stale_delete: StaleDelete,
     /// The code of a visibility change with an old handle.
     pub stale_change: &'static str,
@@ -66,6 +70,7 @@ impl Default for QueueFaults {
             twice_in_reply: 0.0,
             redeliver_early: 0.0,
             rise_after_delete: 0.0,
+            miscount: 0.0,
             stale_delete: StaleDelete::default(),
             stale_change: "ReceiptHandleIsInvalid",
             outlive_callers: false,
@@ -121,4 +126,14 @@ pub enum Effect {
     },
     /// By the redrive policy.
     MovedToDeadLetters(MessageId),
+    /// By the queue's retention, which counts from the first send.
+    Expired(MessageId),
+}
+
+/// What a queue remembers.
+pub struct QueueMemory<'a> {
+    pub calls: &'a [Call<QueueAsk, QueueAnswer>],
+    pub effects: &'a [(Stamp, Effect)],
+    /// The messages that are there and not deleted, oldest first.
+    pub live: Vec<(&'a MessageId, &'a Outgoing)>,
 }

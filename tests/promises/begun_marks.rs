@@ -1,0 +1,295 @@
+//! `begun` marks: what they cost, that every end takes its own back, and what an outage can leave of them (design §4).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quittance::gate::Gate;
+use quittance::pipeline;
+use quittance::process::extract::ExtractFailure;
+use quittance::retry::Jitter;
+use quittance::store::StoreError;
+use serde_json::Value;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::crash_loop::{delivered_before, marked_by, marks, sick, unavailable};
+use crate::sim::bench::{BENCH, Bench};
+use crate::sim::reader::Act;
+use crate::sim::{Faults, QueueAsk, SOURCE, Setup, Site, StoreAsk, Verb, World, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[tokio::test(start_paused = true)]
+async fn below_the_fifth_receive_a_mark_costs_nothing_and_from_there_on_one_read_and_two_writes() {
+    for count in 1..=7 {
+        let site = Site::new(1);
+        let id = site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, count - 1).await;
+        let line = site.drain(&Setup::default()).await;
+        assert_eq!(line.done, 1);
+        let mut calls = Vec::new();
+        for call in site.world.store.calls() {
+            match call.ask {
+                StoreAsk::Get { key, .. } if key.starts_with("attempts/") => calls.push("read"),
+                StoreAsk::Put { key, .. } if key.starts_with("attempts/") => calls.push("write"),
+                _ => {}
+            }
+        }
+        let expected: &[&str] = if count < 5 { &[] } else { &["read", "write", "write"] };
+        assert_eq!(calls, expected, "receive {count}");
+        assert_eq!(marks(&site, &id), Vec::<String>::new());
+    }
+}
+
+/// When the worker's last write to the attempts record was acknowledged, and when its last call about the receipt was
+/// asked for: places in the order of all calls.
+fn cleared_and_settled(site: &Site, who: &str) -> (u64, u64) {
+    let stores = site.world.store.calls().into_iter().filter(|call| *call.who == *who);
+    let cleared = stores.filter_map(|call| match (&call.ask, call.answered) {
+        (StoreAsk::Put { key, .. }, Some((stamp, _))) if key.starts_with("attempts/") => Some(stamp.order),
+        _ => None,
+    });
+    let queues = site.world.queue.calls().into_iter().filter(|call| *call.who == *who);
+    let last = queues.filter(|call| matches!(call.ask, QueueAsk::Delete(_) | QueueAsk::Change(_))).last();
+    (cleared.last().unwrap(), last.unwrap().asked.order)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_the_end_the_mark_is_gone_before_sqs_hears_of_it() {
+    let crashed = || Act::Fails(ExtractFailure::Crashed { detail: "signal 11".into() });
+    let sick = || Act::Fails(ExtractFailure::Unavailable { detail: "no more processes".into() });
+    let table: [(&str, Act, u32, &str); 6] = [
+        ("done", Act::Reads, 5, "done/deleted"),
+        ("a failed attempt", crashed(), 5, "retried/returned"),
+        ("a systemic failure", sick(), 5, "retried/returned"),
+        ("a panic", Act::Panics, 5, "panicked/returned"),
+        ("the last attempt", crashed(), 1, "retried/dead_lettered"),
+        ("cancelled by a deploy", Act::Hangs, 5, "cancelled/returned"),
+    ];
+    for (name, act, max_attempts, expected) in table {
+        let site = Site::new(1);
+        let id = site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 4).await;
+        site.reader.plan("a.txt", [act]);
+        let worker = site.start("w", &Setup { max_attempts, ..Setup::default() });
+        until("it is begun", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+        if expected != "cancelled/returned" {
+            until("it is settled", 300 * SECOND, || !site.settlements().is_empty()).await;
+        } else {
+            assert_eq!(marks(&site, &id), ["w-0"], "while it is in work");
+        }
+        worker.stop().await;
+        assert_eq!(site.settlements(), [expected], "{name}");
+        assert_eq!(marks(&site, &id), Vec::<String>::new(), "{name}");
+        let (cleared, settled) = cleared_and_settled(&site, "w");
+        assert!(cleared < settled, "{name}");
+        let failed = site.attempts_of(&id).unwrap()["failed"].clone();
+        let charged = ["a failed attempt", "a panic", "the last attempt"].contains(&name);
+        assert_eq!(failed, u32::from(charged), "{name}: the two writers leave each other's word alone");
+    }
+}
+
+/// A lost lease is an end too, and so are SQS's twelve hours.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_or_too_old_leaves_no_mark() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 4).await;
+    site.reader.plan("a.txt", [Act::Takes(90 * SECOND), Act::Hangs]);
+    let worker = site.start("w", &Setup::default());
+    until("it is begun", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+    let down = Faults { down_until: Some(Instant::now() + 61 * SECOND), ..Faults::default() };
+    site.world.queue.faults(|faults| faults.change = down);
+    until("it is lost", 90 * SECOND, || !site.settlements().is_empty()).await;
+    assert_eq!(site.settlements(), ["cancelled/lease_lost"]);
+    until("it is begun again", 90 * SECOND, || site.reader.works("a.txt") == 2).await;
+    sleep(SECOND).await;
+    assert_eq!(site.attempts_of(&id).unwrap()["begun"][0]["receive_count"], 6, "that of the lost lease is gone");
+    assert_eq!(site.lines("taken_alone"), Vec::<Value>::new(), "this worker lives");
+    assert_eq!(marks(&site, &id), ["w-0"]);
+    until("it is given up", 13 * HOUR, || site.settlements().len() == 2).await;
+    assert_eq!(site.settlements()[1], "cancelled/dead_lettered");
+    assert_eq!(marks(&site, &id), Vec::<String>::new());
+    worker.stop().await;
+}
+
+/// Where the receipt's own task is cut off at any turn, the write of its mark may still be on its way.
+#[tokio::test(start_paused = true)]
+async fn a_receipt_that_is_aborted_at_any_turn_leaves_no_mark_behind() {
+    let mut seen_marked = false;
+    for turns in 0.. {
+        let site = Site::new(1);
+        site.world.store.faults(|faults| faults.outlive_callers = true);
+        let id = site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 4).await;
+        let bench = Bench::new(site, Setup::default());
+        let lease = bench.receive_one().await;
+        let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);
+        let gate = Arc::new(Gate::new(Arc::new(Jitter::seeded(1))));
+        let crash_loop = Arc::new(bench.site.crash_loop(BENCH, &bench.setup, &bench.wires));
+        let ends = (CancellationToken::new(), CancellationToken::new());
+        let task = tokio::spawn(pipeline::receipt(lease, Arc::new(processor), gate, crash_loop, ends));
+        for _ in 0..turns {
+            yield_now().await;
+        }
+        seen_marked |= !marks(&bench.site, &id).is_empty();
+        task.abort();
+        let finished = task.await.is_ok();
+        bench.until_settled().await;
+        sleep(SECOND).await;
+        assert_eq!(marks(&bench.site, &id), Vec::<String>::new(), "after {turns} turns");
+        bench.finish().await;
+        if finished {
+            break;
+        }
+    }
+    assert!(seen_marked, "nothing was cut");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_takes_no_mark_is_sick_and_a_record_out_of_reach_is_not_waited_for() {
+    // Sick: nothing is begun, nothing is charged, intake is shut.
+    for verb in [Verb::Get, Verb::Put] {
+        let site = Site::new(1);
+        for n in 0..5 {
+            site.world.upload(&format!("{n}.txt"), "text", 1);
+        }
+        delivered_before(&site, 4).await;
+        site.world.store.inject(sick(Some(verb), "attempts/", unavailable(), None));
+        let worker = site.start("w", &Setup::default());
+        until("the gate is told", 600 * SECOND, || !site.lines("breaker_opened").is_empty()).await;
+        assert!((0..5).all(|n| site.reader.works(&format!("{n}.txt")) == 0), "{verb:?}: begun without a mark");
+        sleep(600 * SECOND).await;
+        assert!(site.settlements().iter().all(|end| end == "retried/returned"), "{verb:?}");
+        site.world.store.heal();
+        site.until_empty().await;
+        let line = worker.stop().await;
+        assert_eq!((line.done, line.dead_lettered, site.troubles().len()), (5, 0, 0), "{verb:?}: {line:?}");
+    }
+    // The record's own trouble: its message is processed all the same.
+    for (verb, error) in [
+        (Verb::Get, StoreError::Denied("AccessDenied".into())),
+        (Verb::Put, StoreError::Denied("AccessDenied".into())),
+        (Verb::Get, StoreError::Archived("InvalidObjectState".into())),
+    ] {
+        let site = Site::new(1);
+        site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 4).await;
+        site.world.store.inject(sick(Some(verb), "attempts/", error, None));
+        let line = site.drain(&Setup::default()).await;
+        assert_eq!((line.received, line.done), (1, 1), "{verb:?}");
+        let failed = site.lines("mark_failed");
+        assert_eq!(failed[0]["step"], "write", "{failed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_is_tried_again_while_the_lease_is_held_and_given_up_in_the_end() {
+    // The store takes no attempts for so many seconds once the work has begun: what comes of a failed attempt, of
+    // finished work, of a deploy, and how long they were held.
+    let fails = || Act::Fails(ExtractFailure::Unavailable { detail: "no more processes".into() });
+    type Held = (u64, u64);
+    let table: [(&str, Act, u64, usize, Held); 7] = [
+        ("one 503", fails(), 1, 0, (0, 20)),
+        ("a minute", fails(), 60, 0, (60, 90)),
+        ("four minutes", fails(), 240, 0, (240, 270)),
+        ("an hour", fails(), 3_600, 1, (299, 310)),
+        ("an hour, and finished", Act::Reads, 3_600, 1, (9, 15)),
+        ("three seconds, at a deploy", Act::Hangs, 3, 0, (0, 60)),
+        ("an hour, at a deploy", Act::Hangs, 3_600, 1, (0, 60)),
+    ];
+    for (name, act, down, left, (least, most)) in table {
+        let site = Site::new(1);
+        let id = site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 4).await;
+        let deploy = matches!(act, Act::Hangs);
+        site.reader.plan("a.txt", [act]);
+        let worker = site.start("w", &Setup::default());
+        let store = site.world.store.clone();
+        worker.wires.cut_at(move |asking| {
+            if asking.verb == "get" && asking.place.starts_with(SOURCE) {
+                store.inject(sick(Some(Verb::Put), "attempts/", unavailable(), None));
+            }
+            None
+        });
+        until("it is begun", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+        let began = Instant::now();
+        if deploy {
+            worker.ask_to_stop();
+            sleep(29 * SECOND).await; // the drain is over soon
+        }
+        let healing = tokio::spawn({
+            let store = site.world.store.clone();
+            async move {
+                sleep(Duration::from_secs(down)).await;
+                store.heal();
+            }
+        });
+        until("it is settled", 400 * SECOND, || !site.settlements().is_empty()).await;
+        let held = began.elapsed().as_secs();
+        assert!((least..=most).contains(&held), "{name}: held for {held} s");
+        let end = site.settlements().remove(0);
+        assert!(end.ends_with("/returned") || end == "done/deleted", "{name}: {end}");
+        assert_eq!((marks(&site, &id).len(), site.lines("mark_failed").len()), (left, left), "{name}");
+        healing.abort();
+        site.world.store.heal();
+        worker.stop().await;
+    }
+}
+
+/// What the wait for a steady store is for: a second mark of the same outage.
+#[tokio::test(start_paused = true)]
+async fn one_outage_leaves_a_message_at_most_one_mark_however_many_workers_end_in_it() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 4).await;
+    site.reader.plan("a.txt", [Act::Hangs]);
+    for n in 0..6 {
+        // The store is up just long enough to begin, and away when the worker must go.
+        let worker = site.start(&format!("w{n}"), &Setup { drain: 5 * SECOND, ..Setup::default() });
+        sleep(100 * SECOND).await;
+        site.world.store.inject(sick(None, "", unavailable(), None));
+        worker.stop().await;
+        site.world.store.heal();
+        assert_eq!(marks(&site, &id), ["w0-0"], "after {n} more");
+    }
+    assert_eq!(site.reader.works("a.txt"), 1);
+    site.reader.plan("a.txt", [Act::Reads]);
+    let line = site.drain(&Setup::default()).await;
+    assert_eq!((line.done, line.dead_lettered), (1, 0));
+}
+
+/// The mark of a worker that lives and is late to clear it: the suspect sees it go while it waits.
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_is_cleared_while_the_suspect_waits_makes_no_suspect() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 5).await;
+    marked_by(&site, &id, &["slow"]);
+    let worker = site.start("w", &Setup::default());
+    sleep(50 * SECOND).await;
+    assert_eq!(site.reader.works("a.txt"), 0);
+    marked_by(&site, &id, &[]);
+    until("it is begun", 20 * SECOND, || site.reader.works("a.txt") == 1).await;
+    site.until_empty().await;
+    assert_eq!(site.lines("taken_alone"), Vec::<Value>::new());
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_deploys_leave_no_mark_and_no_suspect() {
+    let site = Site::in_world(World::with(1, 100));
+    let setup = Setup { max_receive_count: Some(100), ..Setup::default() };
+    let id = site.world.upload("a.txt", "text", 1);
+    site.reader.plan("a.txt", std::iter::repeat_n(Act::Hangs, 20).chain([Act::Reads]));
+    for deploy in 0..20 {
+        let worker = site.start(&format!("w{deploy}"), &setup);
+        until("it is begun", 120 * SECOND, || site.reader.works("a.txt") == deploy + 1).await;
+        worker.stop().await;
+        assert_eq!(marks(&site, &id), Vec::<String>::new());
+    }
+    assert_eq!(site.drain(&setup).await.done, 1);
+    assert_eq!(site.lines("taken_alone"), Vec::<Value>::new());
+}

@@ -1,0 +1,54 @@
+//! The simulation itself: a seed replays, a worker can stand still, and what the model can do to a message it does.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::sim::reader::Act;
+use crate::sim::trial::{self, Want};
+use crate::sim::{Setup, Site, StoreAsk, document_id, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Each on a thread of its own: what a thread remembers must not show either.
+fn trace_of(seed: u64) -> Vec<String> {
+    std::thread::spawn(move || trial::run(seed, Want::Trace).trace).join().unwrap()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..50 {
+        let (first, second) = (trace_of(seed), trace_of(seed));
+        assert!(first.len() > 20, "seed {seed}: nothing happened");
+        for (one, other) in first.iter().zip(&second) {
+            assert_eq!(one, other, "seed {seed}");
+        }
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+    assert_ne!(trace_of(1), trace_of(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stands_still_past_its_lease_writes_nothing_after_it() {
+    let site = Site::new(1);
+    site.reader.plan("a.txt", [Act::Takes(5 * SECOND), Act::Reads]);
+    site.world.upload("a.txt", "text", 1);
+    let sleeper = site.start("sleeper", &Setup::default());
+    sleep(2 * SECOND).await;
+    sleeper.life.freeze();
+    let asked = site.world.store.calls().len() + site.world.queue.calls().len();
+    sleep(61 * SECOND).await;
+    assert_eq!(site.world.store.calls().len() + site.world.queue.calls().len(), asked, "nothing of it runs");
+    let other = site.start("other", &Setup::default());
+    until("another one has done the work", 60 * SECOND, || site.world.search.document(&document_id("a.txt")).is_some())
+        .await;
+    site.until_empty().await;
+    let before = site.world.store.calls().len();
+    sleeper.life.thaw();
+    sleep(SECOND).await;
+    let after = site.world.store.calls().split_off(before);
+    let late = after.iter().find(|call| *call.who == *"sleeper" && matches!(call.ask, StoreAsk::Put { .. }));
+    assert!(late.is_none(), "{late:?}");
+    assert_eq!(sleeper.stop().await.lease_lost, 1);
+    other.stop().await;
+}
