@@ -94,19 +94,21 @@ fn every_row_of_the_catalogue_has_a_state_and_every_test_named_there_exists() {
     );
 }
 
-/// The row that a test is named after: `a1_3_…` is A1.3, `q13_…` is Q13. (`p7_…` would be a promise: process rows name none.)
-fn row_of(name: &str) -> Option<String> {
+/// The row that a test is named after: `a1_3_…` is A1.3, `q13_…` is Q13. `p7_…` is a process row where workers are
+/// killed or stand behind the proxy, and a promise elsewhere.
+fn row_of(file: &str, name: &str) -> Option<String> {
     let (first, rest) = name.split_once('_')?;
-    let section = first.chars().next().filter(|section| "aqbh".contains(*section))?;
+    let process = ["tests/kill/", "tests/worker/faults/"].iter().any(|folder| file.starts_with(folder));
+    let sections = if process { "apqbh" } else { "aqbh" };
+    let section = first.chars().next().filter(|section| sections.contains(*section))?;
     let digits = first.get(1..).filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))?;
-    let row = match section {
+    Some(match section {
         'a' => {
             let number = rest.split('_').next().filter(|number| number.bytes().all(|b| b.is_ascii_digit()))?;
             format!("A{digits}.{number}")
         }
         other => format!("{}{digits}", other.to_ascii_uppercase()),
-    };
-    Some(row)
+    })
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -131,7 +133,7 @@ fn every_test_that_is_named_after_a_row_is_in_that_row() {
         let source = std::fs::read_to_string(&path).unwrap();
         let names = source.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
         for name in names.filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')) {
-            let Some(id) = row_of(name) else { continue };
+            let Some(id) = row_of(&file, name) else { continue };
             let row = rows.iter().find(|row| row.id == id);
             let named = row.is_some_and(|row| row.tests.contains(&(file.as_str(), name)));
             assert!(named, "{file}::{name} is not in row {id} of tests/faults.md");
