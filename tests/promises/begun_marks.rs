@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::crash_loop::{delivered_before, marked_by, marks, sick, unavailable};
 use crate::sim::bench::{BENCH, Bench};
 use crate::sim::reader::Act;
-use crate::sim::{Faults, QueueAsk, SOURCE, Setup, Site, StoreAsk, Verb, World, until};
+use crate::sim::{Faults, QueueAsk, RESULTS, SOURCE, Setup, Site, StoreAsk, Verb, World, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -115,6 +115,82 @@ async fn a_lease_that_is_lost_or_too_old_leaves_no_mark() {
     worker.stop().await;
 }
 
+/// Nobody takes it up again: what is left is what the lost lease has left.
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_takes_its_own_mark_back() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 4).await;
+    site.reader.plan("a.txt", [Act::Hangs]);
+    let worker = site.start("w", &Setup { drain: 120 * SECOND, ..Setup::default() });
+    until("it is begun", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+    worker.ask_to_stop();
+    site.world.queue.faults(|faults| faults.change.down = true);
+    assert_eq!(worker.stop().await.lease_lost, 1);
+    assert_eq!((site.attempts_of(&id).is_some(), marks(&site, &id)), (true, Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_of_this_very_process_is_replaced_and_not_counted() {
+    for (before, alone) in [(vec!["w-0"], 0), (vec!["dead"], 1), (vec!["w-0", "dead"], 1)] {
+        let site = Site::new(1);
+        let id = site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 5).await;
+        marked_by(&site, &id, &before);
+        let worker = site.start("w", &Setup::default());
+        site.until_empty().await;
+        assert_eq!(worker.stop().await.done, 1, "{before:?}");
+        assert_eq!(site.lines("taken_alone").len(), alone, "{before:?}");
+        assert_eq!(marks(&site, &id).len(), alone, "{before:?}: only the other's is left");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_and_marks_leave_each_other_alone() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 5).await;
+    marked_by(&site, &id, &["dead"]);
+    let crashed = || Act::Fails(ExtractFailure::Crashed { detail: "signal 11".into() });
+    site.reader.plan("a.txt", [crashed(), crashed(), Act::Reads]);
+    assert_eq!(site.drain(&Setup::default()).await.done, 1);
+    assert_eq!((&site.attempts_of(&id).unwrap()["failed"], marks(&site, &id)), (&2.into(), vec!["dead".to_owned()]));
+}
+
+/// The write of a mark that was given up lands when its clearing has already looked.
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_lands_late_is_cleared_too() {
+    for tenth in 0..25 {
+        let site = Site::new(1);
+        let id = site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 4).await;
+        site.world.store.faults(|faults| {
+            faults.outlive_callers = true;
+            faults.put.latency = (SECOND, SECOND);
+        });
+        let (bench, _) = given_up(site, || sleep(tenth * SECOND / 10)).await;
+        sleep(10 * SECOND).await;
+        assert_eq!(marks(&bench.site, &id), Vec::<String>::new(), "given up after {tenth} tenths of a second");
+        bench.finish().await;
+    }
+}
+
+/// A receipt's task, aborted after `a_while` and settled; whether it had finished.
+async fn given_up<F: Future<Output = ()>>(site: Site, a_while: impl FnOnce() -> F) -> (Bench, bool) {
+    let bench = Bench::new(site, Setup::default());
+    let lease = bench.receive_one().await;
+    let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);
+    let gate = Arc::new(Gate::new(Arc::new(Jitter::seeded(1))));
+    let crash_loop = Arc::new(bench.site.crash_loop(BENCH, &bench.setup, &bench.wires));
+    let ends = (CancellationToken::new(), CancellationToken::new());
+    let task = tokio::spawn(pipeline::receipt(lease, Arc::new(processor), gate, crash_loop, ends));
+    a_while().await;
+    task.abort();
+    let finished = task.await.is_ok();
+    bench.until_settled().await;
+    (bench, finished)
+}
+
 /// Where the receipt's own task is cut off at any turn, the write of its mark may still be on its way.
 #[tokio::test(start_paused = true)]
 async fn a_receipt_that_is_aborted_at_any_turn_leaves_no_mark_behind() {
@@ -124,20 +200,15 @@ async fn a_receipt_that_is_aborted_at_any_turn_leaves_no_mark_behind() {
         site.world.store.faults(|faults| faults.outlive_callers = true);
         let id = site.world.upload("a.txt", "text", 1);
         delivered_before(&site, 4).await;
-        let bench = Bench::new(site, Setup::default());
-        let lease = bench.receive_one().await;
-        let processor = bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None);
-        let gate = Arc::new(Gate::new(Arc::new(Jitter::seeded(1))));
-        let crash_loop = Arc::new(bench.site.crash_loop(BENCH, &bench.setup, &bench.wires));
-        let ends = (CancellationToken::new(), CancellationToken::new());
-        let task = tokio::spawn(pipeline::receipt(lease, Arc::new(processor), gate, crash_loop, ends));
-        for _ in 0..turns {
-            yield_now().await;
-        }
-        seen_marked |= !marks(&bench.site, &id).is_empty();
-        task.abort();
-        let finished = task.await.is_ok();
-        bench.until_settled().await;
+        let (world, of) = (site.world.clone(), id.clone());
+        let a_while = async || {
+            for _ in 0..turns {
+                yield_now().await;
+            }
+            let record = world.store.object(RESULTS, &format!("attempts/default/{of}.json"));
+            seen_marked |= record.is_some_and(|record| String::from_utf8_lossy(&record.body).contains("begun"));
+        };
+        let (bench, finished) = given_up(site, a_while).await;
         sleep(SECOND).await;
         assert_eq!(marks(&bench.site, &id), Vec::<String>::new(), "after {turns} turns");
         bench.finish().await;

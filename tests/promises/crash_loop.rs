@@ -1,18 +1,24 @@
 //! Crash loops: a message that kills its worker is alone from the second time and dead-lettered at the third; deploys,
 //! outages and the company of such a message condemn nobody (design §4).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use quittance::gate::Gate;
 use quittance::message::MessageId;
+use quittance::pipeline;
 use quittance::queue::{BatchSize, Queue as _};
+use quittance::retry::Jitter;
 use quittance::store::StoreError;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::dead_letter::note;
+use crate::sim::bench::{BENCH, Bench};
 use crate::sim::reader::Act;
 use crate::sim::{
-    Cut, Faults, QueueAsk, RESULTS, Rule, SOURCE, Setup, Site, Verb, Worker, World, for_seeds, history, until,
+    Cut, Faults, QueueAsk, RESULTS, Rule, SOURCE, Setup, Site, StoreAsk, Verb, Worker, World, for_seeds, history, until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -201,6 +207,26 @@ async fn a_suspect_is_alone_in_its_process_and_nothing_is_asked_for_meanwhile() 
     }
 }
 
+/// A suspect is alone from before its mark is asked for until it is cleared: a process that dies meanwhile leaves one.
+fn one_mark_at_a_time(site: &Site, who: &str) {
+    let mut begun: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    for call in site.world.store.calls().into_iter().filter(|call| *call.who == *who) {
+        let StoreAsk::Put { key, body, .. } = call.ask else { continue };
+        if !key.starts_with("attempts/") {
+            continue;
+        }
+        if String::from_utf8_lossy(&body).contains(&format!(r#""run":"{who}-0""#)) {
+            for (other, cleared) in &begun {
+                assert!(cleared.is_some_and(|at| at < call.asked.order), "{key} was begun before {other} was cleared");
+            }
+            begun.insert(key, None);
+        } else if let Some(cleared @ None) = begun.get_mut(&key) {
+            *cleared = call.answered.map(|(stamp, _)| stamp.order);
+        }
+    }
+    assert_eq!(begun.len(), 8);
+}
+
 /// The lane of one: with a single seat, or with nothing but suspects, it still empties the queue.
 #[tokio::test(start_paused = true)]
 async fn many_suspects_go_one_by_one_and_block_nobody() {
@@ -213,12 +239,41 @@ async fn many_suspects_go_one_by_one_and_block_nobody() {
             marked_by(&site, &id, &["dead"]);
         }
         delivered_before(&site, 5).await;
-        let line = site.drain(&Setup { concurrency, ..Setup::default() }).await;
+        let worker = site.start("w", &Setup { concurrency, ..Setup::default() });
+        site.world.store.faults(|faults| faults.put.latency = (SECOND, SECOND));
+        site.until_empty().await;
+        let line = worker.stop().await;
         assert_eq!((line.received, line.done), (8, 8), "concurrency {concurrency}: {line:?}");
+        one_mark_at_a_time(&site, "w");
         for key in &keys {
             assert_eq!(beside(&site, key, &keys), Vec::<String>::new(), "concurrency {concurrency}");
         }
     }
+}
+
+/// Its process can still die of it.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_is_alone_until_its_child_is_gone() {
+    let site = Site::new(1);
+    site.reader.plan("a.txt", [Act::Lingers(40 * SECOND)]);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 5).await;
+    marked_by(&site, &id, &["dead"]);
+    let bench = Bench::new(site, Setup::default());
+    let lease = bench.receive_one().await;
+    let processor = Arc::new(bench.site.processor(BENCH, &bench.setup, &bench.wires, &bench.books, None));
+    let crash_loop = Arc::new(bench.site.crash_loop(BENCH, &bench.setup, &bench.wires));
+    let (gate, ends) = (Arc::new(Gate::new(Arc::new(Jitter::seeded(1)))), Default::default());
+    let task = tokio::spawn(pipeline::receipt(lease, processor, gate, Arc::clone(&crash_loop), ends));
+    until("it is begun", 300 * SECOND, || bench.site.reader.works("a.txt") == 1).await;
+    task.abort();
+    bench.until_settled().await;
+    let settled = Instant::now();
+    assert!(!crash_loop.line().is_open());
+    drop(crash_loop.line().join().await);
+    assert!(settled.elapsed() >= 39 * SECOND, "others may begin after {:?}", settled.elapsed());
+    assert!(crash_loop.line().is_open());
+    bench.finish().await;
 }
 
 #[tokio::test(start_paused = true)]

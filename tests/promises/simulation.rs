@@ -1,5 +1,6 @@
 //! The simulation itself: a seed replays, a worker can stand still, and what the model can do to a message it does.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -51,4 +52,34 @@ async fn a_worker_that_stands_still_past_its_lease_writes_nothing_after_it() {
     assert!(late.is_none(), "{late:?}");
     assert_eq!(sleeper.stop().await.lease_lost, 1);
     other.stop().await;
+}
+
+/// A task that is not tied runs on while its worker stands still, and its lines are nobody's.
+#[test]
+fn every_task_of_the_pipeline_is_tied() {
+    // The child's task and the thread of the settler's runtime are no tasks of a simulation.
+    let elsewhere = ["process/extract", "index/opensearch", "start.rs", "check", "tests.rs", "spawn.rs"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![root.clone()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            if elsewhere.iter().any(|part| name.contains(part)) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for line in code.lines().filter(|line| line.contains("spawn(") && !line.contains("fn ")) {
+                assert!(line.contains("spawn(tied(") || line.contains(".spawn(move ||"), "{name}: {line}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 10, "{seen}");
 }
