@@ -175,6 +175,7 @@ async fn a1_8_notifications_of_our_own_writes_make_no_more_messages() {
     for _ in 0..600 {
         sleep(SECOND).await;
         sent.push(notify());
+        assert!(sent.last() <= Some(&100), "it feeds itself");
     }
     assert_eq!((sent[59], sent[599]), (100, 100), "50 records and 50 markers, once");
     assert!(site.world.queue.is_empty());
