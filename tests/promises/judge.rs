@@ -62,9 +62,12 @@ impl Trial {
         world.queue.put("not json");
         let restarted = world.ticks.stamp();
         let second = site.start(WHO, &setup);
-        sleep(20 * SECOND).await;
-        world.upload("a.txt", "text 4", 4);
-        sleep(180 * SECOND).await;
+        // The dead one's open poll has taken three messages with it, for as long as their leases last.
+        for turn in 4..6 {
+            sleep(30 * SECOND).await;
+            world.upload("a.txt", format!("text {turn}"), turn);
+        }
+        sleep(140 * SECOND).await;
         site.until_empty().await;
         sleep(200 * SECOND).await; // replay
         let asked = world.ticks.stamp();
