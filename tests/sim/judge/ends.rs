@@ -210,12 +210,8 @@ fn in_step(doc: &Doc, memories: &Memories<'_>, waits: bool, drops: bool) -> Resu
     };
     let record: Value = serde_json::from_slice(&stored.body).map_err(|error| error.to_string())?;
     let document = &record["document"];
-<<<<<<< HEAD
-    if !(waits || drops && object.is_none()) {
-=======
     let dropped = drops && object.is_none();
     if !waits && !dropped {
->>>>>>> judge
         is_of(document, object)?;
     }
     let errored = || {
