@@ -98,7 +98,7 @@ mod tests {
             }
         };
         let (mine, others) = (child("mine"), child("another's"));
-        tokio::spawn(given_by(held.clone(), async move { tokio::spawn(tied(mine)) }));
+        tokio::spawn(given_by(held.clone(), async move { drop(tokio::spawn(tied(mine))) }));
         tokio::spawn(tied(others));
         tokio::time::sleep(second * 3 / 2).await;
         *held.holding.lock().unwrap() = true;

@@ -15,7 +15,7 @@ pub fn of(story: &Story, began: Instant) -> Vec<String> {
     let mut events: Vec<(Stamp, String)> = Vec::new();
     let world = story.world;
     let time = |at: Instant| at.saturating_duration_since(began).as_secs_f64();
-    let mut add = |name: &str, calls: Vec<(String, String, Stamp, Option<Stamp>, Option<(Stamp, String)>)>| {
+    let mut add = |name: &str, calls: Vec<Words>| {
         for (who, ask, asked, took_effect, answered) in calls {
             events.push((asked, format!("{who} asks {name}: {ask}")));
             events.extend(took_effect.map(|at| (at, format!("  {name} acts on #{}", asked.order))));
