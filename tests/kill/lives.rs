@@ -37,6 +37,8 @@ pub struct Life {
     receipts: Vec<(String, u64, u64)>,
     /// Of them, those without a settlement: id and receive count.
     pub in_hand: Vec<(String, u64)>,
+    /// Its `run_id`; none where it was killed before its first line.
+    pub run: Option<String>,
 }
 
 /// The messages that lead to a point, and whether the index must be sick for it.
@@ -78,8 +80,8 @@ pub struct Plan<'a> {
     pub feed: bool,
 }
 
-/// Runs one life to its end. `None`: the point was not reached in time.
-pub async fn live(cell: &Cell, plan: &Plan<'_>, rng: &mut Rng) -> Option<Life> {
+/// Runs one life to its end. A point that was not reached in time is a random instant after all.
+pub async fn live(cell: &Cell, plan: &Plan<'_>, rng: &mut Rng) -> Life {
     let (kinds, sick) = match plan.death {
         Death::At(point) => way_to(point),
         Death::Random => (ANY.as_slice(), rng.u8(..4) == 0),
@@ -116,10 +118,10 @@ pub async fn live(cell: &Cell, plan: &Plan<'_>, rng: &mut Rng) -> Option<Life> {
         (Death::At(_) | Death::Random, None) => worker.kill(),
     }
     let killed_at = now_ms();
-    // The pipe may still hold its last lines.
-    tokio::time::sleep(Duration::from_millis(30)).await;
-    let death = if reached.is_some() || plan.death == Death::Random { plan.death } else { return None };
-    Some(Life { death, killed_at, receipts: receipts(&worker), in_hand: in_hand(&worker) })
+    worker.read_to_the_end();
+    let death = if reached.is_some() { plan.death } else { Death::Random };
+    let run = worker.all_facts().first().and_then(|fact| fact["run_id"].as_str().map(str::to_owned));
+    Life { death, killed_at, receipts: receipts(&worker), in_hand: in_hand(&worker), run }
 }
 
 async fn feed(cell: &Cell, death: Death, kinds: &[Kind], rng: &mut Rng) {

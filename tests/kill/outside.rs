@@ -31,8 +31,8 @@ pub struct Found {
     pub work_ids: BTreeSet<String>,
     /// Markers before the replay.
     pub parked: usize,
-    /// Dead-lettered because they were in work at too many crashes: in the DLQ, so not lost.
-    pub crash_loops: BTreeSet<String>,
+    /// Dead-lettered because they were in work at too many crashes, with what the letter says: in the DLQ, so not lost.
+    pub crash_loops: BTreeMap<String, String>,
     /// Dead-lettered because their file was removed before it could be read: in the DLQ, so not lost.
     pub overtaken: usize,
     /// Message ids, each with what is wrong.
@@ -133,7 +133,9 @@ fn judge_letters(ledger: &Ledger, letters: &[DeadLetter], found: &mut Found) {
         let work_ids = letter.note["work_ids"].as_array().unwrap().iter();
         found.work_ids.extend(work_ids.map(|work_id| work_id.as_str().unwrap().to_owned()));
         match ledger.sent.get(&id) {
-            Some(_) if reason == "crash_loop" => drop(found.crash_loops.insert(id.clone())),
+            Some(_) if reason == "crash_loop" => {
+                found.crash_loops.insert(id.clone(), letter.note["detail"].as_str().unwrap().to_owned());
+            }
             Some(Due::Letter { reason: expected, body }) if *expected == reason && *body == letter.body => {}
             // A file that was removed before it was read, by a change whose own message was late.
             Some(Due::Files(keys))

@@ -61,13 +61,13 @@ impl Launch {
         let log: Arc<Mutex<Vec<Line>>> = Arc::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let written = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&line).map_or(Line::Odd(line), Line::Fact);
                 written.lock().unwrap().push(line);
             }
         });
-        Worker { child, log }
+        Worker { child, log, reader: Some(reader) }
     }
 
     /// Runs a command of `worker` to its end.
@@ -114,6 +114,7 @@ enum Line {
 pub struct Worker {
     child: Child,
     log: Arc<Mutex<Vec<Line>>>,
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Worker {
@@ -206,6 +207,14 @@ impl Worker {
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.child.wait().unwrap();
+    }
+
+    /// Of one that is dead: waits until all that it has written is read.
+    #[allow(dead_code)] // by `tests/kill`, which shares this file
+    pub fn read_to_the_end(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
     }
 
     /// Waits for the end; its exit code.
