@@ -1,8 +1,8 @@
 //! The intake gate: whether the queue may be asked for messages at all.
 //!
 //! Promises P6: while a dependency that every message needs is sick, nothing is received, no attempt is spent and
-//! nothing is dead-lettered; the gate is probed without messages ([`probe`]) and reopens with one ([`turns`]), which
-//! stays in hand rather than being received again ([`keep`]). Watches source buckets, the results bucket and parking;
+//! nothing is dead-lettered; the gate is probed without messages (`probe`) and reopens with one (`turns`), which
+//! stays in hand rather than being received again (`keep`). Watches source buckets, the results bucket and parking;
 //! never OpenSearch alone (P4), never the DLQ. Knows no message.
 
 use std::collections::BTreeMap;
