@@ -166,6 +166,21 @@ impl CrashLoop {
         Err(Stay::Sick(format!("lost {RACES} races for its attempts record")))
     }
 
+    /// Between two tries under one lease nothing is at work: the mark is taken back, and the place given up, so that a
+    /// worker that dies meanwhile is no sign against this message and one that must be alone keeps nobody waiting. What
+    /// it returns is kept for the next try: where the store does not take the mark back, place and mark stay together.
+    pub async fn rest(&self, lease: &mut Lease, company: Option<Company>) -> Option<Company> {
+        let Some(owed) = lease.owed() else { return None };
+        // Owed until it is acknowledged: this may be dropped at the await.
+        match self.log.clear(lease.message(), owed.seen.clone()).await {
+            Ok(()) => {
+                lease.paid();
+                None
+            }
+            Err(_) => company, // the settler clears it at the end, and says so if it cannot
+        }
+    }
+
     /// Until the store has taken writes for `steady` on end; what fails begins it anew. Waiting costs the message no
     /// receive, coming back would: an outage that flaps must not bring it to the queue's `maxReceiveCount`.
     async fn steady(&self, message: &Message, mut seen: Seen, wait: &Wait<'_>) -> Result<Seen, Stay> {

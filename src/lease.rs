@@ -153,6 +153,16 @@ impl Lease {
         self.owed = Some(Box::new(owed));
     }
 
+    /// What it owes, if anything.
+    pub fn owed(&self) -> Option<&Owed> {
+        self.owed.as_deref()
+    }
+
+    /// The mark is gone: nothing is owed any more.
+    pub fn paid(&mut self) {
+        self.owed = None;
+    }
+
     /// Ends the scope with a judgement.
     pub fn settle(mut self, judgement: Judgement) {
         self.judgement = judgement;

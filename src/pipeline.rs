@@ -225,7 +225,7 @@ pub async fn receipt(
     let (mut leave, mut kept) = (None, None);
     loop {
         let begun = match leave.take() {
-            Some(company) => Ok(company), // one mark is enough for all that is tried under this lease
+            Some(company) => Ok(company), // its mark could not be taken back
             None => tokio::select! {
                 biased;
                 () = term.ended() => Err(Stay::Stopping),
@@ -248,7 +248,10 @@ pub async fn receipt(
                 biased;
                 () = term.ended() => false,
                 () = give_back.cancelled() => false,
-                again = kept.again() => again,
+                again = async {
+                    leave = crash_loop.rest(&mut lease, leave.take()).await;
+                    kept.again().await
+                } => again,
             },
         };
         if !again {

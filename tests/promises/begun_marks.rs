@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::crash_loop::{delivered_before, marked_by, marks, sick, unavailable};
 use crate::sim::bench::{BENCH, Bench};
 use crate::sim::reader::Act;
-use crate::sim::{Faults, QueueAsk, RESULTS, SOURCE, Setup, Site, StoreAsk, Verb, World, until};
+use crate::sim::{Faults, QueueAsk, RESULTS, Rule, SOURCE, Setup, Site, StoreAsk, Verb, World, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -330,6 +330,54 @@ async fn one_outage_leaves_a_message_at_most_one_mark_however_many_workers_end_i
     site.reader.plan("a.txt", [Act::Reads]);
     let line = site.drain(&Setup::default()).await;
     assert_eq!((line.done, line.dead_lettered), (1, 0));
+}
+
+/// A message that stays in hand until an outage ends is not at work meanwhile: who dies then does not die of it.
+#[tokio::test(start_paused = true)]
+async fn workers_killed_while_a_message_waits_for_the_end_of_an_outage_are_no_sign_against_it() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 4).await;
+    let source_is_sick = || Rule { bucket: SOURCE.into(), ..sick(Some(Verb::Get), "", unavailable(), None) };
+    site.world.store.inject(source_is_sick());
+    let fetches = || {
+        let calls = site.world.store.calls();
+        calls.iter().filter(|call| matches!(&call.ask, StoreAsk::Get { bucket, .. } if bucket == SOURCE)).count()
+    };
+    for n in 0..4 {
+        let before = fetches();
+        let worker = site.start(&format!("w{n}"), &Setup::default());
+        until("it was tried, and waits", 300 * SECOND, || fetches() > before && marks(&site, &id).is_empty()).await;
+        sleep(30 * SECOND).await;
+        assert_eq!(worker.books.snapshot(false).in_flight, 1, "in hand");
+        assert_eq!(marks(&site, &id), Vec::<String>::new(), "while it waits");
+        worker.crash();
+    }
+    site.world.store.heal();
+    let line = site.drain(&Setup::default()).await;
+    assert_eq!((line.done, line.dead_lettered), (1, 0));
+    assert_eq!(site.lines("taken_alone"), Vec::<Value>::new());
+}
+
+/// Nor is one that must be alone: others go on while it waits, and it is alone again when it is tried.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_waits_for_the_end_of_an_outage_keeps_nobody_waiting() {
+    let site = Site::new(1);
+    let id = site.world.upload("suspect.txt", "text", 1);
+    delivered_before(&site, 5).await;
+    marked_by(&site, &id, &["dead"]);
+    let only_its_own = Rule { bucket: SOURCE.into(), ..sick(Some(Verb::Get), "suspect.txt", unavailable(), None) };
+    site.world.store.inject(only_its_own);
+    let worker = site.start("w", &Setup::default());
+    until("it is alone", 300 * SECOND, || !site.lines("taken_alone").is_empty()).await;
+    until("it waits", 60 * SECOND, || marks(&site, &id) == ["dead"]).await;
+    site.world.upload("b.txt", "text", 1);
+    until("the other is settled", 30 * SECOND, || !site.settlements().is_empty()).await;
+    assert_eq!((site.settlements(), worker.books.snapshot(false).in_flight), (vec!["done/deleted".to_owned()], 1));
+    site.world.store.heal();
+    site.until_empty().await;
+    assert_eq!(worker.stop().await.done, 2);
+    assert!(site.lines("taken_alone").len() > 1, "alone at each try");
 }
 
 /// The mark of a worker that lives and is late to clear it: the suspect sees it go while it waits.
