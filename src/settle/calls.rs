@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::held::{CAPPED, Last, Phase, end_term};
-use super::{Ended, Replies, Settler};
+use super::held::{CAPPED, Held, Last, Phase, end_term};
+use super::{Desk, Ended, Replies, Settler};
 use crate::heartbeat::Beat;
 use crate::lease::LeaseNumber;
+use crate::message::ReceiptHandle;
 use crate::queue::{QueueError, SQS_MAX_BATCH, SQS_MAX_VISIBILITY};
 use crate::spawn::tied;
 
@@ -84,18 +85,18 @@ impl Settler {
 
     fn extend(&mut self, due: Vec<(LeaseNumber, Duration, bool)>, now: Instant) {
         for chunk in due.chunks(SQS_MAX_BATCH) {
-            let mut entries = Vec::with_capacity(chunk.len());
+            let mut changes = Changes::default();
             let mut numbers = Vec::with_capacity(chunk.len());
             for (number, granted, _) in chunk {
                 if let Some(held) = self.held.get_mut(number) {
                     held.busy = true;
-                    entries.push((held.handle.clone(), *granted));
+                    changes.add(held, *granted);
                     numbers.push((*number, held.receipt, *granted));
                 }
             }
             let desk = Arc::clone(&self.desk);
             self.calls.spawn(tied(async move {
-                let replies = within(desk.call_limit(), desk.queue.change_visibility(&entries)).await;
+                let replies = changes.send(&desk).await;
                 Ended::Extended { numbers, sent: now, replies }
             }));
         }
@@ -133,34 +134,57 @@ impl Settler {
 
     /// One call; all of `numbers` are deletes, or all are returns.
     fn send_final(&mut self, numbers: Vec<LeaseNumber>, now: Instant) {
-        let mut handles = Vec::with_capacity(numbers.len());
-        let mut delays = Vec::new();
+        let (mut deletes, mut returns) = (Vec::new(), Changes::default());
         for number in &numbers {
             let Some(held) = self.held.get_mut(number) else { continue };
             let Phase::Final(last) = &mut held.phase else { continue };
             last.tries += 1;
             last.late |= now >= held.span.deadline;
             held.busy = true;
-            if let Last::Return(delay) = last.last {
-                let room = SQS_MAX_VISIBILITY.saturating_sub(now.saturating_duration_since(held.span.first));
-                delays.push(delay.min(room.saturating_sub(Duration::from_secs(1))));
+            match last.last {
+                Last::Delete => deletes.push(held.handle.clone()),
+                Last::Return(delay) => {
+                    let room = SQS_MAX_VISIBILITY.saturating_sub(now.saturating_duration_since(held.span.first));
+                    returns.add(held, delay.min(room.saturating_sub(Duration::from_secs(1))));
+                }
             }
-            handles.push(held.handle.clone());
         }
-        failpoint!(BeforeDelete if delays.is_empty());
-        failpoint!(BeforeReturn if !delays.is_empty());
+        failpoint!(BeforeDelete if !deletes.is_empty());
+        failpoint!(BeforeReturn if deletes.is_empty());
         let desk = Arc::clone(&self.desk);
         self.calls.spawn(tied(async move {
-            let replies = if delays.is_empty() {
-                let replies = within(desk.call_limit(), desk.queue.delete(&handles)).await;
+            let replies = if deletes.is_empty() {
+                returns.send(&desk).await
+            } else {
+                let replies = within(desk.call_limit(), desk.queue.delete(&deletes)).await;
                 failpoint!(AfterDeleteSent);
                 replies
-            } else {
-                let entries: Vec<_> = handles.into_iter().zip(delays).collect();
-                within(desk.call_limit(), desk.queue.change_visibility(&entries)).await
             };
             Ended::Finished { numbers, replies }
         }));
+    }
+}
+
+/// Extensions or returns of one call, and when the first of their leases ends.
+#[derive(Default)]
+struct Changes {
+    entries: Vec<(ReceiptHandle, Duration)>,
+    until: Option<Instant>,
+}
+
+impl Changes {
+    fn add(&mut self, held: &Held, visibility: Duration) {
+        self.entries.push((held.handle.clone(), visibility));
+        self.until = Some(self.until.map_or(held.span.deadline, |other| other.min(held.span.deadline)));
+    }
+
+    /// Between the decision and this turn the process may have stood still (SIGSTOP, a VM pause), and a receipt that is
+    /// over must not be touched: SQS would hide a message that nobody works on. Those that still live are asked again.
+    async fn send(self, desk: &Desk) -> Replies {
+        if self.until.is_some_and(|until| desk.lease_clock.now() >= until) {
+            return Err(QueueError::Unavailable("not sent: a lease of this batch ended first".to_owned()));
+        }
+        within(desk.call_limit(), desk.queue.change_visibility(&self.entries)).await
     }
 }
 

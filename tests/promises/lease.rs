@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use quittance::message::ReceiptHandle;
 use quittance::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, SkipReason};
+use quittance::process::extract::ExtractFailure;
 use quittance::process::{Progress, Scope};
 use quittance::queue::{Queue as _, SQS_MAX_VISIBILITY};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -120,6 +122,42 @@ async fn a_machine_that_wakes_after_its_lease_writes_nothing() {
         site.until_empty().await;
         let line = worker.stop().await;
         assert_eq!((line.lease_lost, line.done), (1 - writes as u64, 1), "after {slept} s: {line:?}");
+    }
+}
+
+/// A process may stand still between the decision to extend or return and the call: SQS would hide a message that
+/// nobody works on, or take it from another.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_at_any_turn_touches_no_receipt_that_is_over() {
+    let sick = || Act::Fails(ExtractFailure::Unavailable { detail: "no more processes".into() });
+    // Around the extension at 20 s less the poll's second; from the delivery to the return.
+    for (act, since) in [(Act::Hangs, 18 * SECOND), (sick(), Duration::ZERO)] {
+        let mut times = 0;
+        for turns in 0..60 {
+            let site = Site::new(1);
+            site.reader.plan("a.txt", [act.clone()]);
+            let worker = site.start("w", &Setup { replay: false, ..Setup::default() });
+            sleep(SECOND).await;
+            site.world.upload("a.txt", "text", 1);
+            sleep(since).await;
+            worker.life.freeze_in(turns);
+            sleep(2 * SECOND).await;
+            if worker.life.is_frozen() {
+                times += 1;
+                sleep(100 * SECOND).await;
+                let thawed = Instant::now();
+                worker.life.thaw();
+                sleep(Duration::from_millis(10)).await;
+                let late = site.world.queue.calls().into_iter().filter(|call| call.asked.at >= thawed);
+                // Of the first delivery: it may come again in the same instant.
+                let of_the_first = |(handle, _): &(ReceiptHandle, _)| handle.0.starts_with("handle-0-");
+                let late =
+                    late.filter(|call| matches!(&call.ask, QueueAsk::Change(all) if all.iter().any(of_the_first)));
+                assert_eq!(late.count(), 0, "stood still after {turns} turns");
+            }
+            worker.crash();
+        }
+        assert!(times > 2, "it stood still {times} times, {since:?} after the delivery");
     }
 }
 

@@ -27,6 +27,8 @@ struct State {
     rng: Rng,
     /// Share of turns that are put off until everybody else has had one.
     restless: f64,
+    /// Turns until it freezes by itself.
+    turns_left: Option<usize>,
 }
 
 pub struct Life {
@@ -48,7 +50,8 @@ impl Life {
     /// `restless`: the share of turns that are put off, so that tasks come in an order drawn from the seed.
     pub fn new(who: &str, ticks: Ticks, seed: u64, restless: f64) -> Arc<Self> {
         let rng = Rng::with_seed(seed);
-        let state = State { mode: Mode::Runs, waiting: Vec::new(), frozen: Vec::new(), rng, restless };
+        let state =
+            State { mode: Mode::Runs, waiting: Vec::new(), frozen: Vec::new(), rng, restless, turns_left: None };
         Arc::new(Self { who: who.into(), ticks, state: Mutex::new(state) })
     }
 
@@ -57,6 +60,11 @@ impl Life {
         if state.mode == Mode::Runs {
             state.mode = Mode::Frozen(self.ticks.stamp());
         }
+    }
+
+    /// Freezes before the so-manieth turn of its tasks from here on.
+    pub fn freeze_in(&self, turns: usize) {
+        self.state.lock().unwrap().turns_left = Some(turns);
     }
 
     pub fn thaw(&self) {
@@ -110,6 +118,10 @@ impl Turns for Life {
         {
             let mut state = self.state.lock().unwrap();
             let state = &mut *state;
+            if state.turns_left.take_if(|left| *left == 0).is_some() && state.mode == Mode::Runs {
+                state.mode = Mode::Frozen(self.ticks.stamp());
+            }
+            state.turns_left = state.turns_left.map(|left| left - 1);
             match state.mode {
                 Mode::Runs if chance(&mut state.rng, state.restless) => return context.waker().wake_by_ref(),
                 Mode::Runs => {}
