@@ -4,6 +4,7 @@
 //! way goes on at the services.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub struct Wires {
     pub run: String,
     cut: CancellationToken,
     trap: Mutex<Option<Trap>>,
+    spared: AtomicBool,
     asked: Mutex<usize>,
     books: Arc<Books>,
     life: Option<Arc<Life>>,
@@ -71,6 +73,7 @@ impl Wires {
             run,
             cut: CancellationToken::new(),
             trap: Mutex::default(),
+            spared: AtomicBool::new(false),
             asked: Mutex::default(),
             books,
             life,
@@ -91,8 +94,9 @@ impl Wires {
         self.cut.cancel();
     }
 
-    /// Takes a trap away that has not sprung.
+    /// Takes the trap away, also one that has sprung and waits for its answer.
     pub fn no_trap(&self) {
+        self.spared.store(true, Ordering::Relaxed);
         *self.trap.lock().unwrap() = None;
     }
 
@@ -146,7 +150,7 @@ impl Wires {
             biased;
             () = self.cut.cancelled() => std::future::pending().await,
             reply = call => {
-                if sprung == Some(Cut::After) {
+                if sprung == Some(Cut::After) && !self.spared.load(Ordering::Relaxed) {
                     self.cut_now();
                     std::future::pending().await
                 }

@@ -4,6 +4,7 @@
 //! did on its way, and what the reader was told to do with a file.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use quittance::config::OnExtractionError;
 use quittance::process::extract::ExtractFailure;
@@ -150,15 +151,28 @@ pub fn returned_for_a_cause(facts: &Facts<'_>, host: &[Instant], findings: &mut 
             if line.fields["outcome"] != "retried" || line.fields["reason"] != "systemic" {
                 continue;
             }
-            let within = |stamp: &Stamp| delivery.heard.at <= stamp.at && stamp.order < line.stamp.order;
+            let begun = facts.begun(delivery).at;
+            let within = |stamp: &Stamp| begun <= stamp.at && stamp.order < line.stamp.order;
             let store = facts.lives[delivery.life].store_trouble.iter().any(within);
-            let host = host.iter().any(|at| delivery.heard.at <= *at && *at <= line.stamp.at);
-            findings.unless(store || host, P4, || {
+            let host = host.iter().any(|at| begun <= *at && *at <= line.stamp.at);
+            let stood_still = facts.stood_still(delivery, line.stamp);
+            let waited = waited_for_others(facts, delivery, line.stamp);
+            findings.unless(store || host || stood_still || waited, P4, || {
                 let fields = &line.fields;
                 format!("{} was returned as systemic, and no store was sick: {fields}", name(facts, delivery))
             });
         }
     }
+}
+
+/// It had to be alone, and another delivery in the same hands did not end for half an hour.
+fn waited_for_others(facts: &Facts<'_>, delivery: &Delivery<'_>, until: Stamp) -> bool {
+    let others = facts.lives[delivery.life].deliveries.iter().map(|number| &facts.deliveries[*number]);
+    let mut others = others.filter(|other| other.message.id != delivery.message.id);
+    others.any(|other| {
+        let end = facts.end(other).map_or(until.at, |end| end.at.min(until.at));
+        end.saturating_duration_since(other.heard.at.max(delivery.heard.at)) >= Duration::from_secs(1_800)
+    })
 }
 
 /// P4: intake is closed for a sick store or host, never for the index alone.
@@ -185,9 +199,10 @@ fn has_cause(facts: &Facts<'_>, delivery: &Delivery<'_>, until: Stamp) -> bool {
 
 fn blames<'f>(facts: &'f Facts<'_>, delivery: &'f Delivery<'_>, until: Stamp) -> impl Iterator<Item = &'f Blame> {
     let end = facts.end(delivery).map_or(until.at, |end| end.at.min(until.at));
+    let begun = facts.begun(delivery).at;
     let docs = facts.subjects[delivery.subject].docs.iter();
     docs.flat_map(|doc| &facts.docs[*doc].blame).filter(move |blame| {
-        blame.life.is_none_or(|life| life == delivery.life) && delivery.heard.at <= blame.at && blame.at <= end
+        blame.life.is_none_or(|life| life == delivery.life) && begun <= blame.at && blame.at <= end
     })
 }
 

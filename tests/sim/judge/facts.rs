@@ -269,6 +269,22 @@ impl<'a> Facts<'a> {
         settled.or(delivery.acknowledged().map(|(stamp, _)| stamp)).or(self.died(delivery.life))
     }
 
+    /// When the work of this delivery began: with its own delivery, or with the older one whose work it took over.
+    pub fn begun(&self, delivery: &Delivery<'_>) -> Stamp {
+        let taken_over = |line: &&Line| line.fields["reason"] == "twin_delivery" && line.stamp.at == delivery.heard.at;
+        let older = self.subjects[delivery.subject].deliveries.iter().map(|number| &self.deliveries[*number]);
+        let older = older.filter(|older| older.life == delivery.life && older.heard.order < delivery.heard.order);
+        let older = older.filter(|older| older.settled.iter().any(|line| taken_over(&line)));
+        older.map(|older| self.begun(older)).min().unwrap_or(delivery.heard)
+    }
+
+    /// Its worker stood still while it held this delivery: an answer may have been there and not been heard in time.
+    pub fn stood_still(&self, delivery: &Delivery<'_>, until: Stamp) -> bool {
+        let frozen = self.lives[delivery.life].story.map_or(&[][..], |story| &story.frozen);
+        let begun = self.begun(delivery);
+        frozen.iter().any(|(from, to)| from.order < until.order && begun.order < to.order)
+    }
+
     /// The document of a key that somebody named.
     pub fn doc_of(&self, key: &str) -> Option<usize> {
         self.of_doc_key.get(key).copied()

@@ -16,22 +16,23 @@ pub struct Lease {
     first: Instant,
     /// In the order heard: when it was heard, until when.
     moves: Vec<(Stamp, Instant)>,
+    /// When SQS was first heard to say that the receipt is not ours: no time brings it back.
+    refused: Option<Stamp>,
 }
 
 impl Lease {
     pub fn of(facts: &Facts<'_>, delivery: &Delivery<'_>) -> Self {
-        let mut moves = Vec::new();
+        let (mut moves, mut refused) = (Vec::new(), None);
         for entry in &delivery.entries {
             let Some((stamp, reply)) = entry.reply else { continue };
             let stamp = facts.thawed(delivery.life, stamp);
             match (entry.verb, reply) {
                 (Verb::Extend(granted), Ok(())) => moves.push((stamp, entry.call.asked.at + granted)),
-                // SQS says that the receipt is not ours: no time will bring it back.
-                (_, Err(refusal)) if refusal.is_final() => moves.push((stamp, entry.call.asked.at)),
+                (_, Err(refusal)) if refusal.is_final() => refused = refused.or(Some(stamp)),
                 (Verb::Delete | Verb::Extend(_) | Verb::Return(_), _) => {}
             }
         }
-        Self { first: delivery.asked.at + facts.lives[delivery.life].setup.visibility, moves }
+        Self { first: delivery.asked.at + facts.lives[delivery.life].setup.visibility, moves, refused }
     }
 
     /// Until when, as known at this place in the history.
@@ -40,12 +41,17 @@ impl Lease {
         known.map_or(self.first, |(_, until)| *until)
     }
 
+    /// What goes out in the very instant in which a refusal is heard crosses it: the calls have tasks of their own.
     pub fn is_over(&self, at: Stamp) -> bool {
-        self.until(at) <= at.at
+        let refused = self.refused.is_some_and(|heard| heard.order < at.order && heard.at < at.at);
+        refused || self.until(at) <= at.at
     }
 
     /// It was over at some time before, even if an extension was heard of later: the work may have been told to stop.
     pub fn has_lapsed(&self, at: Stamp) -> bool {
+        if self.refused.is_some_and(|heard| heard.order < at.order) {
+            return true;
+        }
         let mut until = self.first;
         for (heard, next) in self.moves.iter().filter(|(heard, _)| heard.order < at.order) {
             if until <= heard.at {
