@@ -191,3 +191,39 @@ async fn an_attempt_that_cannot_be_written_down_is_not_charged() {
     assert_eq!((line.done, line.dead_lettered), (1, 0));
     assert!(site.lines("attempt_not_recorded").len() >= 4);
 }
+
+/// A record that is out of reach for good (denied, archived) must not let its message live for ever: the receive count
+/// stands in for it.
+#[tokio::test(start_paused = true)]
+async fn where_the_record_is_denied_for_good_the_receive_count_stands_in() {
+    for verb in [Verb::Get, Verb::Put] {
+        let site = Site::new(1);
+        let denied = StoreError::Denied("AccessDenied".into());
+        let rule =
+            Rule { bucket: RESULTS.into(), prefix: "attempts/".into(), verb: Some(verb), error: denied, times: None };
+        site.world.store.inject(rule);
+        site.reader.plan("bad.txt", [crashed()]);
+        site.world.upload("bad.txt", "text", 1);
+        let line = site.drain(&Setup { max_attempts: 3, ..Setup::default() }).await;
+        let dead = site.world.dead_letters.live();
+        let note = note(&dead[0].1);
+        assert_eq!(note["reason"], "attempts_exhausted", "{verb:?}");
+        // Where it can be read, nothing was ever written, and the queue's own limit is what ends it.
+        let times = if verb == Verb::Get { 3 } else { 20 };
+        assert_eq!(
+            (line.received, line.dead_lettered, site.reader.works("bad.txt")),
+            (times, 1, times as usize),
+            "{verb:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_charge_says_which_message_it_is_of_and_in_which_format() {
+    let site = Site::new(1);
+    site.reader.plan("a.txt", [crashed(), Act::Reads]);
+    let id = site.world.upload("a.txt", "text", 1);
+    assert_eq!(site.drain(&Setup::default()).await.done, 1);
+    let record = site.attempts_of(&id).unwrap();
+    assert_eq!((&record["v"], &record["message_id"], &record["failed"]), (&1.into(), &id.0.into(), &1.into()));
+}

@@ -11,6 +11,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub async fn eventually<T, Seen: Debug>(
     what: &str,
     within: Duration,
+    probe: impl AsyncFnMut() -> Result<T, Seen>,
+) -> T {
+    eventually_every(LOOK_EVERY, what, within, probe).await
+}
+
+/// At a pace of its own.
+pub async fn eventually_every<T, Seen: Debug>(
+    pace: Duration,
+    what: &str,
+    within: Duration,
     mut probe: impl AsyncFnMut() -> Result<T, Seen>,
 ) -> T {
     let began = Instant::now();
@@ -20,7 +30,7 @@ pub async fn eventually<T, Seen: Debug>(
             Err(seen) if began.elapsed() > within => {
                 panic!("not within {within:?}: {what}; last seen: {seen:#?}")
             }
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            Err(_) => tokio::time::sleep(pace).await,
         }
     }
 }

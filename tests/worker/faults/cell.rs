@@ -11,7 +11,7 @@ use super::table::{Class, Op, Row, Service};
 use crate::process::Worker;
 use crate::relay::{Fate, Head, Relay, answers};
 use crate::search::{Search, endpoint};
-use crate::waiting::holds;
+use crate::waiting::{eventually_every, holds};
 use crate::world::World;
 
 /// Until a fault strikes; a worker that is busy with a stalled body of the row before is slow to come.
@@ -43,22 +43,6 @@ pub struct Cell {
     dead_letters: usize,
     /// Of the rows met: the most calls into a fault within a second.
     busiest: (usize, String),
-}
-
-/// As [`crate::waiting::eventually`], at a pace for many at once.
-pub async fn patiently<T, Seen: std::fmt::Debug>(
-    what: &str,
-    within: Duration,
-    mut probe: impl AsyncFnMut() -> Result<T, Seen>,
-) -> T {
-    let began = Instant::now();
-    loop {
-        match probe().await {
-            Ok(found) => return found,
-            Err(seen) if began.elapsed() > within => panic!("not within {within:?}: {what}; last seen: {seen:#?}"),
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
-        }
-    }
 }
 
 /// A return's long delay is what the worker asks for (and what the ledger keeps), and not what the test waits for.
@@ -143,7 +127,7 @@ impl Cell {
         match row.op {
             Op::PutMarker => self.search.release(),
             Op::Extend => {
-                patiently("a lease is extended after all, or given up", HEALS_WITHIN, async || {
+                eventually_every(LOOK_EVERY, "a lease is extended after all, or given up", HEALS_WITHIN, async || {
                     let lost = self.worker.count(|fact| fact["event"] == "lease_lost");
                     holds(plan.seen() > plan.hits() || row.position.lasts().is_some() || lost > 0, plan.seen())
                 })
@@ -280,7 +264,7 @@ impl Cell {
     }
 
     async fn all_are_parked(&self, sent: &[Sent]) {
-        patiently("all are settled, and parked", HEALS_WITHIN, async || {
+        eventually_every(LOOK_EVERY, "all are settled, and parked", HEALS_WITHIN, async || {
             let parked = self.world.results_under("retry-index/").await.len();
             holds(sent.iter().all(|sent| self.is_settled(&sent.id)) && parked == sent.len(), parked)
         })
@@ -290,14 +274,14 @@ impl Cell {
     /// E0: nothing is lost, the index is the source, nothing stays parked, and nothing is in the DLQ that need not be.
     async fn e0(&self, row: &Row, sent: &[Sent]) {
         let world = &self.world;
-        patiently("nothing in hand, and an empty queue", HEALS_WITHIN, async || {
+        eventually_every(LOOK_EVERY, "nothing in hand, and an empty queue", HEALS_WITHIN, async || {
             let in_hand = self.worker.in_hand();
             holds(in_hand == 0, (in_hand, (0, 0, 0)))?;
             let depth = world.depth(&world.queue).await;
             holds(depth == (0, 0, 0) && sent.iter().all(|sent| self.is_settled(&sent.id)), (in_hand, depth))
         })
         .await;
-        patiently("nothing is parked any more", HEALS_WITHIN, async || {
+        eventually_every(LOOK_EVERY, "nothing is parked any more", HEALS_WITHIN, async || {
             let parked = world.results_under("retry-index/").await;
             holds(parked.is_empty(), parked)
         })
@@ -351,7 +335,7 @@ impl Cell {
     /// Every one at least once (a lost reply may make two), byte for byte, with a reason.
     async fn dead_letters_have_their_reason(&mut self, sent: &[Sent]) {
         let mut reasons = std::collections::BTreeMap::new();
-        patiently("all dead letters, each with its reason", HEALS_WITHIN, async || {
+        eventually_every(LOOK_EVERY, "all dead letters, each with its reason", HEALS_WITHIN, async || {
             let receive = self.world.sqs.receive_message().queue_url(&self.world.dlq).message_attribute_names("All");
             let received = receive.max_number_of_messages(10).send().await.unwrap();
             for message in received.messages.unwrap_or_default() {
