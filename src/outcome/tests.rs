@@ -160,6 +160,20 @@ fn the_worst_change_of_a_message_wins_in_any_order() {
 }
 
 #[test]
+fn of_two_changes_that_are_equally_bad_the_first_is_told() {
+    let first = Outcome::Retry(RetryReason::Systemic(Dependency::Source, "first".into()));
+    let second = Outcome::Retry(RetryReason::Systemic(Dependency::Results, "second".into()));
+    assert_eq!(first.clone().worse(second), first);
+}
+
+#[test]
+fn a_systemic_failure_is_told_by_the_name_of_what_is_sick() {
+    use Dependency::{Host, Parking, Results, Source};
+    let names = [Source, Results, Parking, Host].map(Dependency::as_str);
+    assert_eq!(names, ["source", "results", "parking", "host"]);
+}
+
+#[test]
 fn a_message_is_not_dropped_for_one_missing_source_while_another_change_of_it_is_undone() {
     let drop = Rules { on_missing: OnMissing::Drop, ..RULES };
     let report = |outcome| ChangeReport { work_id: None, key: "k".into(), outcome, indexed: Indexed::None };

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use quittance::config::OnMissingObject;
 use quittance::process::extract::{ExtractFailure, LimitKind};
+use quittance::retry::Backoff;
 use quittance::store::StoreError;
 use tokio::time::{Instant, sleep};
 
 use crate::dead_letter::note;
 use crate::sim::reader::Act;
-use crate::sim::{RESULTS, Rule, SOURCE, Setup, Site, Verb, World, history, until};
+use crate::sim::{QueueAsk, RESULTS, Record, Rule, SOURCE, Setup, Site, Verb, World, history, s3_event, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -226,4 +227,45 @@ async fn a_charge_says_which_message_it_is_of_and_in_which_format() {
     assert_eq!(site.drain(&Setup::default()).await.done, 1);
     let record = site.attempts_of(&id).unwrap();
     assert_eq!((&record["v"], &record["message_id"], &record["failed"]), (&1.into(), &id.0.into(), &1.into()));
+}
+
+/// Our backoff is for failures that count; what could not be written down is free, and comes back as from an outage.
+#[tokio::test(start_paused = true)]
+async fn a_failure_comes_back_after_our_backoff_and_one_that_is_not_written_down_as_from_an_outage() {
+    let ours = 5 * SECOND..10 * SECOND;
+    let of_an_outage = 30 * SECOND..60 * SECOND;
+    for (written, expected) in [(true, ours), (false, of_an_outage)] {
+        for seed in 0..10 {
+            let site = Site::new(seed);
+            if !written {
+                let error = StoreError::Unavailable("503".into());
+                let (bucket, prefix) = (RESULTS.to_owned(), "attempts/".to_owned());
+                site.world.store.inject(Rule { bucket, prefix, verb: Some(Verb::Put), error, times: None });
+            }
+            site.reader.plan("a.txt", [crashed()]);
+            site.world.upload("a.txt", "text", 1);
+            let backoff = Backoff { base: 10 * SECOND, cap: 10 * SECOND };
+            let worker = site.start("w", &Setup { backoff, ..Setup::default() });
+            until("it is returned", 60 * SECOND, || !site.settlements().is_empty()).await;
+            let calls = site.world.queue.calls();
+            let delays = calls.iter().rev().find_map(|call| match &call.ask {
+                QueueAsk::Change(entries) => Some(entries[0].1),
+                _ => None,
+            });
+            let delay = delays.unwrap();
+            assert!(expected.contains(&delay), "written down {written}: {delay:?}");
+            worker.crash();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_line_of_a_message_with_a_record_that_cannot_be_read_names_the_keys_that_can() {
+    let site = Site::new(1);
+    let head = site.world.store.put_object(SOURCE, "a.txt", "text");
+    let event = s3_event(&[Record::created(SOURCE, "a.txt", &head, 1)]);
+    site.world.queue.put(event.replace("\"Records\":[", "\"Records\":[{\"eventSource\":\"aws:s3\"},"));
+    let line = site.drain(&Setup::default()).await;
+    assert_eq!((line.dead_lettered, line.changes_done, line.changes_rejected), (1, 1, 1), "{line:?}");
+    assert_eq!(site.lines("message_settled")[0]["keys"], serde_json::json!(["a.txt"]));
 }

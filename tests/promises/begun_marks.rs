@@ -310,6 +310,25 @@ async fn a_clear_is_tried_again_while_the_lease_is_held_and_given_up_in_the_end(
     }
 }
 
+/// Denied is denied: three tries, and not the whole patience.
+#[tokio::test(start_paused = true)]
+async fn a_mark_whose_record_is_denied_by_now_is_tried_three_times() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 4).await;
+    site.reader.plan("a.txt", [Act::Takes(10 * SECOND)]);
+    let worker = site.start("w", &Setup::default());
+    until("it is begun", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+    site.world.store.inject(sick(Some(Verb::Put), "attempts/", StoreError::Denied("AccessDenied".into()), None));
+    let began = Instant::now();
+    until("it is settled", 60 * SECOND, || !site.settlements().is_empty()).await;
+    assert_eq!(site.settlements(), ["done/deleted"]);
+    let writes = site.world.store.calls().into_iter().filter(|call| call.asked.at >= began);
+    let writes = writes.filter(|call| matches!(&call.ask, StoreAsk::Put { key, .. } if key.starts_with("attempts/")));
+    assert_eq!((writes.count(), marks(&site, &id).len()), (3, 1));
+    worker.stop().await;
+}
+
 /// What the wait for a steady store is for: a second mark of the same outage.
 #[tokio::test(start_paused = true)]
 async fn one_outage_leaves_a_message_at_most_one_mark_however_many_workers_end_in_it() {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use quittance::lease::{Intake, Term};
 use quittance::message::ReceiptHandle;
 use quittance::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, SkipReason};
 use quittance::process::extract::ExtractFailure;
 use quittance::process::{Progress, Scope};
-use quittance::queue::{Queue as _, SQS_MAX_VISIBILITY};
+use quittance::queue::{Queue as _, Refusal, SQS_MAX_VISIBILITY};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::sim::bench::{BENCH, Bench, judged};
@@ -16,6 +18,7 @@ use crate::sim::reader::Act;
 use crate::sim::{Faults, QueueAsk, RESULTS, Setup, Site, StaleDelete, history, until};
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
 const VISIBILITY: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
@@ -328,6 +331,116 @@ async fn an_older_delivery_that_is_heard_of_later_does_not_take_over() {
     let (site, line) = bench.finish().await;
     assert_eq!((line.received, line.done, line.lease_lost), (2, 1, 1));
     assert_eq!(history::delete_batches(&site.world.queue, BENCH), [1]);
+    // The line of the older one tells its own receipt: that of the newer one's work comes later.
+    let older = site.lines("message_settled").remove(0);
+    assert_eq!(
+        (&older["receive_count"], &older["held_ms"], &older["reason"]),
+        (&1.into(), &0.into(), &"twin_delivery".into())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_over_at_its_deadline_and_not_a_moment_before() {
+    let world = Site::new(1).world;
+    let born = Instant::now();
+    let term = Term::until(world.clock.lease_clock(), born, born + SECOND);
+    sleep(SECOND - Duration::from_millis(1)).await;
+    assert!(term.is_live() && term.is_in_time());
+    sleep(Duration::from_millis(1)).await;
+    assert!(!term.is_live() && !term.is_in_time());
+}
+
+#[tokio::test]
+async fn no_more_seats_are_taken_than_were_asked_for() {
+    let (intake, _words) = Intake::new(10);
+    for (at_least, up_to, taken) in [(1, 3, 3), (1, 1, 1), (2, 10, 6), (3, 3, 3)] {
+        let seats = intake.seats(at_least, up_to);
+        if taken == 3 && at_least == 3 {
+            assert!(seats.now_or_never().is_none(), "all ten are held");
+            return;
+        }
+        let seats = seats.await.unwrap();
+        assert_eq!(seats.len(), taken, "{at_least} to {up_to}");
+        std::mem::forget(seats);
+    }
+}
+
+/// With a short lease a call that hangs is given up early enough for another (and a refusal is not the end).
+#[tokio::test(start_paused = true)]
+async fn an_extension_that_hangs_or_is_refused_for_now_is_asked_again_inside_of_the_lease() {
+    for visibility in [12 * SECOND, VISIBILITY] {
+        let site = Site::new(1);
+        site.reader.plan("a.txt", [Act::Takes(visibility)]);
+        site.world.upload("a.txt", "text", 1);
+        let worker = site.start("w", &Setup { visibility, ..Setup::default() });
+        until("it is in work", 5 * SECOND, || site.reader.works("a.txt") == 1).await;
+        site.world.queue.faults(|faults| faults.change.latency = (HOUR, HOUR));
+        until("a call was given up", visibility, || !site.lines("extend_failed").is_empty()).await;
+        let limit = visibility / 4;
+        let expected = format!("no answer within {:?}", limit.min(5 * SECOND));
+        let detail = site.lines("extend_failed")[0]["detail"].to_string();
+        assert!(detail.contains(&expected), "{detail}");
+        site.world.queue.faults(|faults| {
+            faults.change.latency = (Duration::ZERO, Duration::ZERO);
+            let busy = Refusal { code: "RequestThrottled".into(), sender_fault: false };
+            faults.next_entries.push_back(Some(busy));
+        });
+        site.until_empty().await;
+        let line = worker.stop().await;
+        assert_eq!((line.received, line.done, line.lease_lost), (1, 1, 0), "{visibility:?}");
+    }
+}
+
+/// Leases that end at about the same time are extended in one call; others are not extended for company's sake.
+#[tokio::test(start_paused = true)]
+async fn leases_due_soon_ride_along_and_others_do_not() {
+    // A lease counts from its poll: those of one poll are due together; with 45 s, those of two polls 5 s apart.
+    for (apart, visibility, messages, per_call) in [(SECOND, VISIBILITY, 5, 5), (25 * SECOND, 45 * SECOND, 2, 1)] {
+        let site = Site::new(1);
+        let worker = site.start("w", &Setup { replay: false, visibility, ..Setup::default() });
+        for n in 0..messages {
+            let key = format!("{n}.txt");
+            site.reader.plan(&key, [Act::Takes(300 * SECOND)]);
+            site.world.upload(&key, "text", 1);
+            sleep(apart).await;
+        }
+        sleep(200 * SECOND).await;
+        let sizes: Vec<usize> = site
+            .world
+            .queue
+            .calls()
+            .iter()
+            .filter_map(|call| match &call.ask {
+                QueueAsk::Change(entries) => Some(entries.len()),
+                _ => None,
+            })
+            .collect();
+        assert!(sizes.len() >= 9 && sizes.iter().all(|size| *size == per_call), "{apart:?} apart: {sizes:?}");
+        site.until_empty().await;
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_and_failing_extensions_of_many_leases_are_one_call_a_receipt() {
+    for seed in 0..20 {
+        let site = Site::new(seed);
+        site.world.queue.faults(|faults| {
+            faults.change.latency = (Duration::ZERO, 2 * SECOND);
+            faults.change.fail_before = 0.2;
+            faults.refuse_entry = 0.1;
+        });
+        let worker = site.start("w", &Setup { replay: false, ..Setup::default() });
+        for n in 0..25 {
+            let key = format!("{n}.txt");
+            site.reader.plan(&key, [Act::Takes(100 * SECOND)]);
+            site.world.upload(&key, "text", 1);
+            sleep(Duration::from_millis(400)).await;
+        }
+        site.until_empty().await;
+        assert_eq!(worker.stop().await.done, 25, "seed {seed}");
+        history::one_call_at_a_time(&site.world);
+    }
 }
 
 #[tokio::test(start_paused = true)]

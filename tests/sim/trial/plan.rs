@@ -122,7 +122,9 @@ impl Plan {
             events.push((within(rng, span), Event::Step(hours * 3_600_000)));
         }
         events.sort_by_key(|(at, _)| *at); // stable: of one instant, in the order drawn
-        let hangs = reading.iter().any(|(_, acts)| acts.iter().any(|act| matches!(act, Act::Hangs | Act::Lingers(_))));
+        let never_ends = |act: &&Act| matches!(act, Act::Hangs | Act::Lingers(_));
+        let hanging = reading.iter().flat_map(|(_, acts)| acts).filter(never_ends).count() as u32;
+        let hangs = hanging > 0;
         // Rarely, the twelve hours are waited for.
         let capped = hangs && rng.u8(0..20) == 0;
         Self {
@@ -137,7 +139,8 @@ impl Plan {
             gusts,
             redeploy: !capped && (hangs || rng.bool()),
             events,
-            patience: if capped { 40 * HOUR } else { 8 * HOUR },
+            // One after the other, where there is but one seat.
+            patience: if capped { (13 * hanging + 16) * HOUR } else { 8 * HOUR },
         }
     }
 }
