@@ -46,6 +46,9 @@ pub struct Attempts {
     /// Marks of work that was begun and has not ended: its worker is at work, or was killed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub begun: Vec<Begun>,
+    /// The delivery whose failure was charged last: a write whose reply was lost is met again as somebody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charged: Option<Charged>,
     /// When a mark was last taken out, or a worker last looked whether marks can be written, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub touched_at: Option<String>,
@@ -60,6 +63,15 @@ pub struct Begun {
     pub at: String,
     /// `ApproximateReceiveCount` of the delivery that was begun.
     #[serde(default)]
+    pub receive_count: u32,
+}
+
+/// One delivery, in the hands of one incarnation of a worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Charged {
+    /// `run_id` of its log lines.
+    pub run: String,
+    /// `ApproximateReceiveCount` of the delivery.
     pub receive_count: u32,
 }
 
@@ -132,7 +144,12 @@ impl AttemptsLog {
 
     /// Writes one more failure down, and with it that this work has ended; returns the record as written.
     pub async fn charge(&self, message: &Message, seen: Seen, reason: &str) -> Result<Attempts, Trouble> {
+        let this = Charged { run: self.run.clone(), receive_count: message.receive_count };
         let charge = |attempts: &mut Attempts, now: String| {
+            if attempts.charged.as_ref() == Some(&this) {
+                return; // the reply of our own write was lost: one failure is charged once
+            }
+            attempts.charged = Some(this.clone());
             attempts.failed = attempts.failed.saturating_add(1);
             attempts.first_failed_at.get_or_insert_with(|| now.clone());
             attempts.last_failed_at = Some(now);
@@ -231,11 +248,12 @@ async fn in_time<T>(step: impl Future<Output = Result<T, StoreError>>) -> Result
     match tokio::time::timeout(STEP_LIMIT, step).await {
         Ok(ended) => ended.map_err(|error| {
             let of_this_record = match error {
-                StoreError::Denied(_)
-                | StoreError::Archived(_)
-                | StoreError::Refused(_)
-                | StoreError::Interrupted(_) => true,
-                StoreError::Throttled(_) | StoreError::BucketMissing(_) | StoreError::Unavailable(_) => false,
+                StoreError::Denied(_) | StoreError::Archived(_) | StoreError::Refused(_) => true,
+                // A body that was cut may be whole the next time: what it says must not be guessed.
+                StoreError::Interrupted(_)
+                | StoreError::Throttled(_)
+                | StoreError::BucketMissing(_)
+                | StoreError::Unavailable(_) => false,
             };
             Trouble { detail: error.to_string(), of_this_record }
         }),

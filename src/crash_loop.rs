@@ -7,8 +7,8 @@
 //!
 //! Promises that what was not killed is not condemned. A process that goes in order takes its marks back; one can stay
 //! behind only where the store is out of reach until the process ends. An outage leaves a message at most one such:
-//! where a mark of another is seen, ours is added only after the store has taken writes for two leases on end, which
-//! also gives a worker that lives the time to clear its own. (What no memory but the store can tell from a crash: two
+//! where a mark of another is seen, ours is added, and the message judged, only after the store has taken writes for two
+//! leases on end, which also gives a worker that lives (its lease lost, its delivery doubled) the time to clear its own. (What no memory but the store can tell from a crash: two
 //! outages that far apart, and in each a worker that ends with the same message in hand.)
 //! Below the threshold it costs no call. Knows no outcome of the work and settles nothing.
 
@@ -122,10 +122,10 @@ impl CrashLoop {
         for _ in 0..RACES {
             let company = match judge(seen.attempts.begun_by_others(&self.log.run).count()) {
                 Suspicion::None => wait.on(self.line.join()).await?,
-                Suspicion::Alone if !steady => {
+                Suspicion::Alone | Suspicion::Condemned if !steady => {
                     seen = self.steady(&message, seen, &wait).await?;
                     steady = true;
-                    continue; // the other may have cleared its mark meanwhile
+                    continue; // a worker that lives has cleared its mark meanwhile
                 }
                 Suspicion::Alone => wait.on(self.line.alone()).await?,
                 Suspicion::Condemned => {
@@ -190,7 +190,7 @@ impl CrashLoop {
             match self.log.touch(&message.id, seen.clone()).await {
                 Ok(now) => {
                     seen = now;
-                    if judge(seen.attempts.begun_by_others(&self.log.run).count()) != Suspicion::Alone {
+                    if judge(seen.attempts.begun_by_others(&self.log.run).count()) == Suspicion::None {
                         return Ok(seen);
                     }
                     written += 1;

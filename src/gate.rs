@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +16,7 @@ use crate::breaker::{Breaker, Habits, Leave, Turn};
 use crate::events::{self, Event};
 use crate::outcome::{Dependency, Outcome, RetryReason};
 use crate::retry::{Backoff, Jitter};
+use crate::word::{Ear, Word};
 
 mod keep;
 mod probe;
@@ -79,9 +79,11 @@ struct State {
 /// The gate of one worker.
 pub struct Gate {
     state: Mutex<State>,
-    posture: watch::Sender<Posture>,
+    posture: Word<Posture>,
     jitter: Arc<Jitter>,
     most_receives: Option<u32>,
+    /// `WORKER_CONCURRENCY`; `None`: without end.
+    seats: Option<usize>,
 }
 
 impl Gate {
@@ -96,19 +98,20 @@ impl Gate {
             kept: 0,
         };
         let posture = Posture { mode: Mode::Free, paused: false, leaving: false };
-        Self { state: Mutex::new(state), posture: watch::Sender::new(posture), jitter, most_receives: None }
+        Self { state: Mutex::new(state), posture: Word::new(posture), jitter, most_receives: None, seats: None }
     }
 
-    /// The gate of a queue with this `maxReceiveCount`: what is short of receives is kept in an outage.
-    pub fn of_queue(self, max_receive_count: Option<u32>) -> Self {
-        Self { most_receives: max_receive_count, ..self }
+    /// The gate of a queue with this `maxReceiveCount`, for so many messages in flight: what is short of receives is kept
+    /// in an outage, but never so many that nothing could be received.
+    pub fn of_queue(self, max_receive_count: Option<u32>, seats: usize) -> Self {
+        Self { most_receives: max_receive_count, seats: Some(seats), ..self }
     }
 
     /// Waits until messages may be asked for.
     pub async fn pass(&self) -> Passage {
-        let mut posture = self.posture.subscribe();
+        let mut posture = self.posture.ear();
         loop {
-            let seen = *posture.borrow_and_update();
+            let seen = posture.hear();
             let due = match seen.mode {
                 _ if seen.paused => None,
                 Mode::Free => return Passage::Free,
@@ -120,7 +123,7 @@ impl Gate {
             };
             tokio::select! {
                 biased;
-                _ = posture.changed() => {} // cannot end: we hold the sender
+                _ = posture.news() => {}
                 () = sleep_until(due) => {}
             }
         }
@@ -128,7 +131,7 @@ impl Gate {
 
     /// What was granted before a wait for seats may have been overtaken by an outage or a pause.
     pub fn still_grants(&self, passage: Passage) -> bool {
-        let Posture { mode, paused, .. } = *self.posture.borrow();
+        let Posture { mode, paused, .. } = self.posture.get();
         match (passage, mode) {
             _ if paused => false,
             (Passage::Free, Mode::Free) | (Passage::One, Mode::Half | Mode::Free) => true,
@@ -140,7 +143,7 @@ impl Gate {
     /// try at once.
     pub fn undecided(&self) {
         self.with(|state| state.turns.undecided(state.kept > 0, Instant::now()));
-        self.posture.send_modify(|_| {}); // wakes a poller that waits for its turn
+        self.posture.say(|_| {}); // wakes a poller that waits for its turn
     }
 
     /// The outcome of a change, as the gate sees it: an unclear failure that is everybody's becomes systemic.
@@ -155,7 +158,9 @@ impl Gate {
                 self.sick(dependency, Some(key), &detail, now);
                 Outcome::Retry(RetryReason::Systemic(dependency, detail))
             }
-            Outcome::Retry(RetryReason::Throttled(dependency, detail)) if self.unclear(key, now) => {
+            Outcome::Retry(
+                RetryReason::Throttled(dependency, detail) | RetryReason::Interrupted(dependency, detail),
+            ) if self.unclear(key, now) => {
                 self.sick(dependency, None, &detail, now);
                 Outcome::Retry(RetryReason::Systemic(dependency, detail))
             }
@@ -167,7 +172,7 @@ impl Gate {
                 RetryReason::Denied(..)
                 | RetryReason::Throttled(..)
                 | RetryReason::SourceMissing
-                | RetryReason::Interrupted(_)
+                | RetryReason::Interrupted(..)
                 | RetryReason::ChildCrashed(_)
                 | RetryReason::ChildTimedOut(_)
                 | RetryReason::Limit(_)
@@ -195,7 +200,7 @@ impl Gate {
     fn hold(&self, hand: &'static str, said: Hand) -> Option<Hand> {
         self.with(|state| {
             // Under the same lock as the hands: the two must never disagree.
-            self.posture.send_modify(|posture| posture.paused = true);
+            self.posture.say(|posture| posture.paused = true);
             state.hands.insert(hand, said)
         })
     }
@@ -204,7 +209,7 @@ impl Gate {
     pub fn resume(&self, hand: &'static str, by: &str) {
         let (was, left) = self.with(|state| {
             let was = state.hands.remove(hand);
-            self.posture.send_modify(|posture| posture.paused = !state.hands.is_empty());
+            self.posture.say(|posture| posture.paused = !state.hands.is_empty());
             (was, state.hands.values().flatten().map(|(by, _)| by.clone()).collect::<Vec<_>>())
         });
         if was.flatten().is_some() {
@@ -215,23 +220,23 @@ impl Gate {
 
     /// The worker stops: what is kept in hand goes back.
     pub fn leave(&self) {
-        self.posture.send_modify(|posture| posture.leaving = true);
+        self.posture.say(|posture| posture.leaving = true);
     }
 
     /// Nothing holds intake.
     pub fn is_open(&self) -> bool {
-        let posture = *self.posture.borrow();
+        let posture = self.posture.get();
         posture.mode == Mode::Free && !posture.paused
     }
 
     /// Whether a sick dependency holds intake.
     pub fn is_shut(&self) -> bool {
-        self.posture.borrow().mode == Mode::Shut
+        self.posture.get().mode == Mode::Shut
     }
 
     /// For those beside the road who obey a pause too.
     pub fn pauses(&self) -> Pauses {
-        Pauses(self.posture.subscribe())
+        Pauses(self.posture.ear())
     }
 
     /// Five distinct keys in the window, and no success between them; or any, while intake is shut already.
@@ -261,7 +266,7 @@ impl Gate {
             }
             // Under the same lock as the breaker: mode and breaker must never disagree.
             if state.breaker.is_open() {
-                self.posture.send_modify(|posture| posture.mode = Mode::Shut);
+                self.posture.say(|posture| posture.mode = Mode::Shut);
             }
             turn
         });
@@ -277,7 +282,7 @@ impl Gate {
             state.suspects = Suspects::default();
             let turn = state.breaker.success(now);
             if turn.is_some() {
-                self.posture.send_modify(|posture| posture.mode = Mode::Free);
+                self.posture.say(|posture| posture.mode = Mode::Free);
             }
             turn
         });
@@ -294,7 +299,7 @@ impl Gate {
             let well = answer != Answer::Sick;
             state.turns.probed(well, state.kept > 0, Instant::now());
             let mode = if well { Mode::Half } else { Mode::Shut };
-            self.posture.send_modify(|posture| posture.mode = mode);
+            self.posture.say(|posture| posture.mode = mode);
             state.suspects.heard(answer)
         });
         if acquitted {
@@ -305,7 +310,7 @@ impl Gate {
 
     /// Asks the buckets, without messages, while the breaker is open.
     pub async fn probe_while_shut(self: Arc<Self>, probe: Probe, stop: CancellationToken) {
-        let mut posture = self.posture.subscribe();
+        let mut posture = self.posture.ear();
         loop {
             let due = match self.with(|state| state.breaker.leave(Instant::now(), &self.jitter)) {
                 Leave::Try => {
@@ -324,7 +329,7 @@ impl Gate {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = posture.changed() => {} // cannot end: we hold the sender
+                _ = posture.news() => {}
                 () = sleep_until(due) => {}
             }
         }
@@ -337,18 +342,19 @@ impl Gate {
 
 /// Whether this process is paused, for a station beside the road.
 #[derive(Clone)]
-pub struct Pauses(watch::Receiver<Posture>);
+pub struct Pauses(Ear<Posture>);
 
 impl Pauses {
     /// It is, now.
     pub fn on(&self) -> bool {
-        self.0.borrow().paused
+        self.0.get().paused
     }
 
     /// Waits until it is not.
     pub async fn over(&mut self) {
-        // An error: the gate is gone, and with it whoever could resume.
-        let _ = self.0.wait_for(|posture| !posture.paused).await;
+        while self.0.hear().paused {
+            self.0.news().await;
+        }
     }
 }
 

@@ -61,3 +61,4 @@ pub mod spawn;
 pub mod start;
 pub mod store;
 pub mod telemetry;
+mod word;

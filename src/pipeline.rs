@@ -198,12 +198,14 @@ fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), S
         Seat::Here => drop(tokio::spawn(tied(async move { drop(end.send(settler.run().await)) }))),
         Seat::OwnThread => {
             let thread = std::thread::Builder::new().name("settler".into()).spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let outcome = match runtime {
-                    Ok(runtime) => runtime.block_on(settler.run()),
-                    Err(error) => Err(SettlerBroken::because(&format!("no runtime: {error}"))),
-                };
-                drop(end.send(outcome));
+                match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => {
+                        drop(end.send(runtime.block_on(settler.run())));
+                        // Not waited for: a name that is being looked up (getaddrinfo) cannot be cut short.
+                        runtime.shutdown_background();
+                    }
+                    Err(error) => drop(end.send(Err(SettlerBroken::because(&format!("no runtime: {error}"))))),
+                }
             });
             // A thread that did not start has dropped `end`: the caller hears it as broken.
             drop(thread);

@@ -53,6 +53,11 @@ pub fn poll_wait(visibility: Duration) -> Duration {
     (visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20))
 }
 
+/// Seats that must be free before a poll: full batches where the limit allows them.
+pub fn least_seats(limit: usize) -> usize {
+    SQS_MAX_BATCH.min(limit / 2).max(1)
+}
+
 /// How many pollers serve a limit: each holds ten permits while it waits.
 pub fn pollers(limit: usize) -> usize {
     (limit / 20).clamp(1, 4)
@@ -61,7 +66,7 @@ pub fn pollers(limit: usize) -> usize {
 impl Receiver {
     /// Polls until told to stop; `work` starts the task of a lease.
     pub async fn run(self, stop: CancellationToken, work: impl Fn(Lease)) {
-        let at_least = SQS_MAX_BATCH.min(self.intake.limit() / 2).max(1);
+        let at_least = least_seats(self.intake.limit());
         let mut failures = 0;
         let polling = self.polling.token();
         loop {

@@ -39,6 +39,8 @@ use prepare::{Case, Prepared, prepare};
 
 /// A failed extension, delete or return is tried again after [½, 1) of this.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Deletes that fail before the log says so.
+const TOLD_AT_TRY: u32 = 5;
 /// Longest single call to SQS; shorter for short leases, so that a failed one leaves time for another.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -248,6 +250,9 @@ impl Settler {
             (true, Some(owed)) => self.clear_first(number, owed, lost),
             (false, owed) => {
                 held.phase = Phase::Preparing;
+                // For a line that comes before the account is drawn up: the process may end first.
+                let verdict = &held.judgement.verdict;
+                held.account = self.desk.rules.plan(verdict, 0, held.receive_count, &self.desk.jitter).account;
                 let case = Case {
                     message: Arc::clone(&held.message),
                     receive_count: held.receive_count,
@@ -344,13 +349,15 @@ impl Settler {
                 held.term.move_to(held.span.deadline);
             }
             // SQS says that the receipt is not ours: no time will bring it back.
-            Reply::Refused(refusal) if refusal.is_final() => {
-                held.span.deadline = sent;
-                match held.phase {
-                    Phase::Working | Phase::Preparing => end_term(held, "SQS refused the extension"),
-                    Phase::Final(_) => {}
+            Reply::Refused(refusal) if refusal.is_final() => match &held.phase {
+                // Perhaps a delete took effect and its reply was lost: the next one says so.
+                Phase::Final(Final { last: Last::Delete, tries: 1.., .. }) => held.span.retry_at(held.span.deadline),
+                Phase::Final(_) => held.span.deadline = sent,
+                Phase::Working | Phase::Preparing => {
+                    held.span.deadline = sent;
+                    end_term(held, "SQS refused the extension");
                 }
-            }
+            },
             Reply::Refused(_) | Reply::Unknown(_) => held.span.retry_at(again),
         }
     }
@@ -359,6 +366,7 @@ impl Settler {
         let Some(held) = self.held.get_mut(&number) else { return };
         held.busy = false;
         let Phase::Final(last) = &mut held.phase else { return };
+        let failed_again = last.last == Last::Delete && last.tries == TOLD_AT_TRY;
         match reply {
             Reply::Done => {
                 let end = if last.late { End::LeaseLost } else { last.end };
@@ -378,16 +386,23 @@ impl Settler {
                 last.ready_at = again;
             }
         }
+        if failed_again {
+            self.tell_delete_failed(number); // it may go on for hours, under its lease
+        }
     }
 
-    /// The lease is over and SQS has not acknowledged.
-    fn give_up(&mut self, number: LeaseNumber) {
+    fn tell_delete_failed(&self, number: LeaseNumber) {
         let Some(held) = self.held.get(&number) else { return };
         if let Phase::Final(Final { last: Last::Delete, tries, trouble, .. }) = &held.phase {
             let (message_id, detail) = (held.message.id.0.clone(), trouble.clone());
             let original_message_id = Origin::id_of(&held.message);
             events::DeleteFailed { message_id, tries: *tries, detail, original_message_id }.emit();
         }
+    }
+
+    /// The lease is over and SQS has not acknowledged.
+    fn give_up(&mut self, number: LeaseNumber) {
+        self.tell_delete_failed(number);
         self.conclude(number, End::LeaseLost);
     }
 

@@ -285,7 +285,7 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
         desk: desk(config, aws, queues, attempts, &clock, &books),
         processor: Arc::new(processor),
-        gate: Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(max_receive_count)),
+        gate: Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(max_receive_count, config.concurrency)),
         crash_loop: Arc::new(crash_loop),
         lane: drive,
         replayer,

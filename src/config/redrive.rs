@@ -66,7 +66,8 @@ enum Verb {
 const AFTER_HELP: &str = "\
 Required: S3_BUCKET (or --results-bucket). Region, credentials and AWS_ENDPOINT_URL are the AWS SDK's own.
 A pause is one object, control/pause.json: it holds for every worker of that bucket, whatever its
-namespace, across restarts, until `redrive resume`. Workers obey within 5 seconds.
+namespace, across restarts, until `redrive resume`. Workers send no new poll after 5 seconds; polls
+that are open may bring messages for up to 20 s more.
 
 Examples:
   redrive pause --reason 'incident 7: index rebuild'

@@ -6,19 +6,21 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::word::Word;
 
 /// The line of one worker.
 pub struct Line {
     // tokio's is fair: a writer in line keeps later readers out (tokio::sync::RwLock, "fair").
     room: Arc<RwLock<()>>,
     /// Messages that are alone, or wait to be.
-    loners: watch::Sender<usize>,
+    loners: Arc<Word<usize>>,
 }
 
 impl Default for Line {
     fn default() -> Self {
-        Self { room: Arc::default(), loners: watch::Sender::new(0) }
+        Self { room: Arc::default(), loners: Arc::new(Word::new(0)) }
     }
 }
 
@@ -42,11 +44,11 @@ impl Company {
 }
 
 /// Holds intake.
-struct Hold(watch::Sender<usize>);
+struct Hold(Arc<Word<usize>>);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.send_modify(|loners| *loners -= 1);
+        self.0.say(|loners| *loners -= 1);
     }
 }
 
@@ -58,20 +60,22 @@ impl Line {
 
     /// The room for one. Intake stands still from the first poll of this on.
     pub async fn alone(&self) -> Company {
-        self.loners.send_modify(|loners| *loners += 1);
-        let hold = Hold(self.loners.clone());
+        self.loners.say(|loners| *loners += 1);
+        let hold = Hold(Arc::clone(&self.loners));
         Company(Some(Arc::new(Place::Alone { _room: Arc::clone(&self.room).write_owned().await, _hold: hold })))
     }
 
     /// Nobody is alone or waits to be: messages may be asked for.
     pub fn is_open(&self) -> bool {
-        *self.loners.borrow() == 0
+        self.loners.get() == 0
     }
 
     /// Until it is open.
     pub async fn open(&self) {
-        // The sender is ours: it cannot be gone.
-        drop(self.loners.subscribe().wait_for(|loners| *loners == 0).await);
+        let mut loners = self.loners.ear();
+        while loners.hear() > 0 {
+            loners.news().await;
+        }
     }
 }
 

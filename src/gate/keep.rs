@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Gate, Mode};
 use crate::outcome::{Dependency, Outcome, RetryReason, Verdict};
+use crate::receive::least_seats;
 use crate::retry::Backoff;
 
 /// Kept by this worker, though perhaps another could do it: the store may be sick for this one only.
@@ -45,6 +46,12 @@ fn patience(
     }
 }
 
+/// How many of these seats the kept may take: what a poll needs stays free, and behind a shut gate the one seat of the
+/// message that reopens it. (With one seat nothing is kept: it would be all that this worker does.)
+fn room(seats: usize, shut: bool) -> usize {
+    seats.saturating_sub(if shut { 1 } else { least_seats(seats) })
+}
+
 /// A message that is kept: counted by the gate until this is dropped.
 pub struct Kept {
     gate: Arc<Gate>,
@@ -59,9 +66,12 @@ impl Gate {
         if before.is_some() {
             return before; // how long it stays is settled
         }
-        let posture = *self.posture.borrow();
+        let posture = self.posture.get();
         self.with(|state| {
             let shut = posture.mode != Mode::Free;
+            if state.kept >= self.seats.map_or(usize::MAX, |seats| room(seats, shut)) {
+                return None;
+            }
             let stays = patience(*dependency, receive_count, self.most_receives, shut, state.kept);
             let until = Instant::now() + stays.filter(|_| !posture.leaving)?;
             state.kept += 1;
@@ -74,12 +84,12 @@ impl Kept {
     /// Waits until the message may try again; false when it has to go back.
     pub async fn again(&mut self) -> bool {
         let gate = &self.gate;
-        let mut posture = gate.posture.subscribe();
+        let mut posture = gate.posture.ear();
         let mut due = Instant::now() + TRIES.wait(self.tries, &gate.jitter);
         self.tries = self.tries.saturating_add(1);
         let mut was_shut = false;
         loop {
-            let (seen, now) = (*posture.borrow_and_update(), Instant::now());
+            let (seen, now) = (posture.hear(), Instant::now());
             if seen.leaving || now >= self.until {
                 return false;
             }
@@ -107,7 +117,7 @@ impl Kept {
             };
             tokio::select! {
                 biased;
-                _ = posture.changed() => {} // cannot end: we hold the gate
+                _ = posture.news() => {}
                 () = tokio::time::sleep_until(wake.min(self.until)) => {}
             }
         }
@@ -163,6 +173,13 @@ mod tests {
         for (dependency, count, most, shut, kept, expected) in table {
             let case = format!("{dependency:?} {count}/{most:?} shut {shut} kept {kept}");
             assert_eq!(patience(dependency, count, most, shut, kept), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_kept_leave_seats_for_those_that_go_through() {
+        for (seats, open, shut) in [(1, 0, 0), (2, 1, 1), (3, 2, 2), (8, 4, 7), (20, 10, 19), (64, 54, 63)] {
+            assert_eq!((room(seats, false), room(seats, true)), (open, shut), "{seats}");
         }
     }
 

@@ -95,7 +95,7 @@ async fn a_kept_message_finds_out_without_a_receive_and_opens_the_gate_for_all()
 
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_goes_back_when_its_time_is_over_or_the_worker_stops() {
-    let gate = Arc::new(gate().of_queue(Some(6)));
+    let gate = Arc::new(gate().of_queue(Some(6), 64));
     shut(&gate);
     let started = Instant::now();
     assert!(!kept(&gate, 2).unwrap().again().await);

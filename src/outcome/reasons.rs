@@ -60,8 +60,8 @@ pub enum RetryReason {
     Denied(Dependency, String),
     /// SlowDown on this object.
     Throttled(Dependency, String),
-    /// The body broke off or its checksum was wrong.
-    Interrupted(String),
+    /// The body broke off, dripped, or its checksum was wrong.
+    Interrupted(Dependency, String),
     /// The extraction child crashed.
     ChildCrashed(String),
     /// The extraction child ran out of time.
@@ -84,7 +84,7 @@ impl RetryReason {
             RetryReason::SourceMissing
             | RetryReason::Denied(..)
             | RetryReason::Throttled(..)
-            | RetryReason::Interrupted(_)
+            | RetryReason::Interrupted(..)
             | RetryReason::ChildCrashed(_)
             | RetryReason::ChildTimedOut(_)
             | RetryReason::Limit(_)
@@ -101,7 +101,7 @@ impl RetryReason {
             RetryReason::Denied(..) => (DeadLetterReason::Denied, detail.to_owned()),
             RetryReason::Limit(_) => (DeadLetterReason::Limit, detail.to_owned()),
             RetryReason::Throttled(..)
-            | RetryReason::Interrupted(_)
+            | RetryReason::Interrupted(..)
             | RetryReason::ChildCrashed(_)
             | RetryReason::ChildTimedOut(_)
             | RetryReason::Panicked(_)
@@ -116,7 +116,7 @@ impl RetryReason {
             RetryReason::SourceMissing => ("source_missing", "the object is not in the bucket"),
             RetryReason::Denied(_, detail) => ("denied", detail),
             RetryReason::Throttled(_, detail) => ("throttled", detail),
-            RetryReason::Interrupted(detail) => ("interrupted", detail),
+            RetryReason::Interrupted(_, detail) => ("interrupted", detail),
             RetryReason::ChildCrashed(detail) => ("child_crashed", detail),
             RetryReason::ChildTimedOut(detail) => ("child_timed_out", detail),
             RetryReason::Limit(detail) => ("limit", detail),

@@ -22,7 +22,7 @@ fn charged_reasons() -> Vec<RetryReason> {
         RetryReason::SourceMissing,
         RetryReason::Denied(Dependency::Source, "d".into()),
         RetryReason::Throttled(Dependency::Source, "d".into()),
-        RetryReason::Interrupted("d".into()),
+        RetryReason::Interrupted(Dependency::Source, "d".into()),
         RetryReason::ChildCrashed("d".into()),
         RetryReason::ChildTimedOut("d".into()),
         RetryReason::Limit("d".into()),
@@ -124,7 +124,7 @@ fn no_verdict_is_returned_at_once_and_free_of_charge() {
 #[test]
 fn a_low_max_receive_count_brings_the_last_attempt_forward() {
     let rules = Rules { max_receive_count: Some(3), ..RULES };
-    let failure = || retry(RetryReason::Interrupted("cut".into()));
+    let failure = || retry(RetryReason::Interrupted(Dependency::Source, "cut".into()));
     assert!(matches!(plan_with(rules, failure(), 0, 1).settlement, Settlement::Return(_)));
     assert!(matches!(plan_with(rules, failure(), 1, 2).settlement, Settlement::Return(_)));
     assert!(matches!(plan_with(rules, failure(), 1, 3).settlement, Settlement::DeadLetter(..)), "before SQS does it");

@@ -21,7 +21,7 @@ impl From<RetryReason> for Halt {
 
 pub(super) type Step<T> = Result<T, Halt>;
 
-/// 403, KMS and SlowDown are unclear here too: one record among good ones is its own file's trouble, five are everybody's.
+/// 403, KMS, SlowDown and a body that is cut are unclear here too: one record among good ones is its own file's trouble, five are everybody's.
 pub(super) fn results_trouble(error: StoreError) -> Halt {
     match error {
         StoreError::Denied(detail) => RetryReason::Denied(Dependency::Results, format!("its record: {detail}")).into(),
@@ -31,7 +31,9 @@ pub(super) fn results_trouble(error: StoreError) -> Halt {
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
         // One record moved to an archive class: this file's trouble.
         StoreError::Archived(detail) => RetryReason::Refused(format!("its record is archived: {detail}")).into(),
-        StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
+        StoreError::Interrupted(detail) => {
+            RetryReason::Interrupted(Dependency::Results, format!("its record: {detail}")).into()
+        }
         StoreError::BucketMissing(_) | StoreError::Unavailable(_) => {
             RetryReason::Systemic(Dependency::Results, error.to_string()).into()
         }
@@ -43,7 +45,7 @@ pub(super) fn source_trouble(error: StoreError) -> Halt {
         StoreError::Denied(detail) => RetryReason::Denied(Dependency::Source, detail).into(),
         StoreError::Throttled(detail) => RetryReason::Throttled(Dependency::Source, detail).into(),
         StoreError::Archived(detail) => Halt::With(Outcome::Reject(RejectReason::Archived(detail))),
-        StoreError::Interrupted(detail) => RetryReason::Interrupted(detail).into(),
+        StoreError::Interrupted(detail) => RetryReason::Interrupted(Dependency::Source, detail).into(),
         StoreError::Refused(detail) => RetryReason::Refused(detail).into(),
         // One bucket of several may be gone for good: its messages must not stop the others, and ON_MISSING_OBJECT=drop
         // was said of an object, not of a bucket.
@@ -57,7 +59,7 @@ pub(super) fn fetch_trouble(error: FetchError) -> Halt {
     match error {
         FetchError::TooLarge { .. } => Halt::With(Outcome::Reject(RejectReason::TooLarge(detail))),
         FetchError::Store(error) => source_trouble(error),
-        FetchError::TooSlow(_) => RetryReason::Interrupted(detail).into(),
+        FetchError::TooSlow(_) => RetryReason::Interrupted(Dependency::Source, detail).into(),
         FetchError::Host(_) => RetryReason::Systemic(Dependency::Host, detail).into(),
     }
 }

@@ -64,6 +64,19 @@ impl Settler {
                     }
                     // A delete goes out once whatever the time: it follows finished work or an acknowledged dead letter.
                     let untried = last.last == Last::Delete && last.tries == 0;
+                    // One that SQS does not take goes on under its lease: were it to lapse, the finished message would
+                    // come back until SQS dead-letters it. The seat stays taken, so that intake ends by itself.
+                    if last.last == Last::Delete && last.tries > 0 && !last.late {
+                        match held.span.beat(now, self.desk.visibility) {
+                            Beat::Extend(granted) => {
+                                extend.push((*number, granted, true));
+                                wake = wake.min(held.span.deadline);
+                                continue;
+                            }
+                            Beat::Wait(until) => wake = wake.min(until),
+                            Beat::Capped | Beat::Lost => {}
+                        }
+                    }
                     if now >= held.span.deadline && !untried {
                         over.push(*number);
                     } else if now >= last.ready_at {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quittance::attempts::Seen;
 use quittance::config::OnMissingObject;
 use quittance::process::extract::{ExtractFailure, LimitKind};
 use quittance::retry::Backoff;
@@ -9,8 +10,11 @@ use quittance::store::StoreError;
 use tokio::time::{Instant, sleep};
 
 use crate::dead_letter::note;
+use crate::sim::bench::{BENCH, Bench};
 use crate::sim::reader::Act;
-use crate::sim::{QueueAsk, RESULTS, Record, Rule, SOURCE, Setup, Site, Verb, World, history, s3_event, until};
+use crate::sim::{
+    BodyFault, QueueAsk, RESULTS, Record, Rule, SOURCE, Setup, Site, Verb, World, history, s3_event, until,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -268,4 +272,60 @@ async fn the_line_of_a_message_with_a_record_that_cannot_be_read_names_the_keys_
     let line = site.drain(&Setup::default()).await;
     assert_eq!((line.dead_lettered, line.changes_done, line.changes_rejected), (1, 1, 1), "{line:?}");
     assert_eq!(site.lines("message_settled")[0]["keys"], serde_json::json!(["a.txt"]));
+}
+
+/// A record that was cut on its way says nothing: the receive count must not stand in for it.
+#[tokio::test(start_paused = true)]
+async fn an_attempts_record_that_is_cut_once_condemns_nobody() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    site.reader.plan("a.txt", [crashed(), crashed(), Act::Reads]);
+    let worker = site.start("w", &Setup { max_attempts: 3, ..Setup::default() });
+    until("it has failed once", 60 * SECOND, || site.settlements().len() == 1).await;
+    let key = format!("attempts/default/{id}.json");
+    site.world.store.spoil_body(RESULTS, &key, BodyFault::BreaksAt(3), 1);
+    site.until_empty().await;
+    let line = worker.stop().await;
+    assert_eq!((line.done, line.dead_lettered), (1, 0), "{line:?}");
+    assert_eq!(site.attempts_of(&id).unwrap()["failed"], 1, "the second could not be read, and is free");
+}
+
+/// The SDK tries a PUT again whose reply was lost, and is told that somebody was quicker.
+#[tokio::test(start_paused = true)]
+async fn one_failure_is_charged_once_though_its_write_is_met_again() {
+    let site = Site::new(1);
+    site.world.upload("a.txt", "text", 1);
+    let bench = Bench::new(site, Setup::default());
+    let lease = bench.receive_one().await;
+    let log = bench.site.attempts(BENCH, &bench.wires);
+    for _ in 0..2 {
+        let written = log.charge(lease.message(), Seen::default(), "x").await.unwrap();
+        assert_eq!(written.failed, 1);
+    }
+    drop(lease);
+    bench.finish().await;
+}
+
+/// A network that cuts every body is nobody's fault: four messages are charged once, and then intake waits.
+#[tokio::test(start_paused = true)]
+async fn bodies_that_are_all_cut_are_an_outage_and_one_that_is_always_cut_is_its_messages_trouble() {
+    let site = Site::new(1);
+    let keys: Vec<String> = (0..40).map(|n| format!("{n}.txt")).collect();
+    for key in &keys {
+        site.world.upload(key, "a text that is cut", 1);
+        site.world.store.spoil_body(SOURCE, key, BodyFault::BreaksAt(3), u32::MAX);
+    }
+    let worker = site.start("w", &Setup::default());
+    sleep(HOUR).await;
+    assert_eq!(site.lines("breaker_opened").len(), 1);
+    let charged = site.world.store.keys(RESULTS, "attempts/").len();
+    assert!(charged <= 4, "{charged} were charged");
+    for key in &keys[1..] {
+        site.world.store.spoil_body(SOURCE, key, BodyFault::BreaksAt(3), 0);
+    }
+    until("the rest is done", 3 * HOUR, || worker.books.snapshot(false).done == 39).await;
+    until("the one is given up", 3 * HOUR, || !site.world.dead_letters.live().is_empty()).await;
+    let note = note(&site.world.dead_letters.live()[0].1);
+    assert_eq!((&note["reason"], &note["keys"]), (&"attempts_exhausted".into(), &serde_json::json!(["0.txt"])));
+    worker.stop().await;
 }

@@ -391,9 +391,26 @@ async fn while_the_dlq_is_sick_a_condemned_message_comes_back_and_is_never_begun
     marked_by(&site, &id, &["dead", "also dead"]);
     site.world.dead_letters.faults(|faults| faults.send.down = true);
     let worker = site.start("w", &Setup::default());
-    until("the letter failed", 60 * SECOND, || !site.lines("dead_letter_failed").is_empty()).await;
+    until("the letter failed", STEADY + 60 * SECOND, || !site.lines("dead_letter_failed").is_empty()).await;
     site.world.dead_letters.faults(|faults| faults.send.down = false);
     site.until_empty().await;
     let line = worker.stop().await;
     assert_eq!((line.dead_lettered, line.returned, site.reader.works("a.txt")), (1, 1, 0));
+}
+
+/// A worker that lives has its mark there too: a doubled delivery, or a lease that was lost while it stood still, must
+/// not add up with an old mark of the dead.
+#[tokio::test(start_paused = true)]
+async fn the_mark_of_a_worker_that_lives_condemns_nobody() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 5).await;
+    marked_by(&site, &id, &["dead", "alive"]);
+    let worker = site.start("w", &Setup::default());
+    sleep(STEADY / 2).await;
+    assert_eq!(site.settlements(), Vec::<String>::new(), "it is not judged at first sight");
+    marked_by(&site, &id, &["dead"]);
+    site.until_empty().await;
+    let line = worker.stop().await;
+    assert_eq!((line.done, line.dead_lettered, site.lines("taken_alone").len()), (1, 0, 1));
 }

@@ -150,7 +150,7 @@ async fn a_dead_letter_whose_reply_or_delete_is_lost_may_come_twice_and_is_never
     let site = Site::new(1);
     site.world.queue.put("no event");
     let until_then = Some(Instant::now() + 70 * SECOND);
-    site.world.queue.faults(|faults| faults.delete.down_until = until_then);
+    site.world.queue.faults(|faults| (faults.delete.down_until, faults.change.down_until) = (until_then, until_then));
     let line = site.drain(&Setup::default()).await;
     assert_eq!((line.dead_lettered, line.lease_lost), (1, 1), "not dead-lettered before the delete is acknowledged");
     assert_eq!(site.world.dead_letters.live().len(), 2);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::crash_loop::delivered_before;
 use crate::sim::bench::{BENCH, Bench, judged};
 use crate::sim::reader::Act;
-use crate::sim::{Cut, Fate, Faults, QueueAsk, Setup, Site, history, until};
+use crate::sim::{Cut, Fate, Faults, QueueAsk, Setup, Site, World, history, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -113,7 +113,9 @@ async fn deletes_that_nobody_acknowledges_are_lease_lost_at_the_end_of_the_lease
         [("replies lost", lost, 3), ("not reached", refused, 0), ("never answered", silent, 0)]
     {
         let (bench, leases) = bench_with(3, Setup::default()).await;
-        bench.site.world.queue.faults(|all| all.delete = faults);
+        // Nor can their leases be extended; where the deletes took effect, SQS says so.
+        let change = if really_deleted > 0 { Faults::default() } else { faults.clone() };
+        bench.site.world.queue.faults(|all| (all.delete, all.change) = (faults, change));
         let began = Instant::now();
         all_done(leases);
         sleep_until(began + 59 * SECOND).await;
@@ -122,11 +124,35 @@ async fn deletes_that_nobody_acknowledges_are_lease_lost_at_the_end_of_the_lease
         assert!(began.elapsed() < 70 * SECOND, "{name}: {:?}", began.elapsed());
         let (site, line) = bench.finish().await;
         assert_eq!((line.deleted, line.lease_lost), (0, 3), "{name}");
-        assert_eq!(site.lines("delete_failed").len(), 3, "{name}");
+        assert_eq!(site.lines("delete_failed").len(), 6, "{name}: at the fifth try, and at the end");
         assert!(site.lines("delete_failed").iter().all(|line| line["tries"].as_u64() > Some(1)), "{name}");
         assert_eq!(history::really_deleted(&site.world.queue).len(), really_deleted, "{name}");
         history::one_call_at_a_time(&site.world);
     }
+}
+
+/// Deletes fail for an hour while messages can be received (IAM, one API of SQS): were the leases to lapse, finished
+/// messages would come back until SQS dead-letters them without a reason.
+#[tokio::test(start_paused = true)]
+async fn finished_messages_that_sqs_does_not_delete_stay_under_their_leases_and_end_intake() {
+    let site = Site::in_world(World::with(1, 5));
+    for n in 0..200 {
+        site.world.upload(&format!("{n}.txt"), format!("text {n}"), 1);
+    }
+    site.world.queue.faults(|faults| faults.delete.down = true);
+    let setup = Setup { concurrency: 64, max_receive_count: Some(5), ..Setup::default() };
+    let worker = site.start("w", &setup);
+    tokio::time::sleep(3_600 * SECOND).await;
+    let line = worker.books.snapshot(false);
+    assert_eq!(line.received, line.in_flight, "none has ended");
+    assert!((55..=64).contains(&line.in_flight), "and nothing more was asked for: {line:?}");
+    assert_eq!(site.lines("delete_failed").len() as u64, line.in_flight, "told once each");
+    site.world.queue.faults(|faults| faults.delete.down = false);
+    site.until_empty().await;
+    let line = worker.stop().await;
+    assert_eq!((line.received, line.done, line.lease_lost), (200, 200, 0));
+    assert_eq!(site.world.dead_letters.live().len(), 0);
+    history::one_call_at_a_time(&site.world);
 }
 
 #[tokio::test(start_paused = true)]

@@ -213,7 +213,7 @@ impl Site {
         }
     }
 
-    fn attempts(&self, who: &str, wires: &Arc<Wires>) -> AttemptsLog {
+    pub fn attempts(&self, who: &str, wires: &Arc<Wires>) -> AttemptsLog {
         AttemptsLog {
             store: self.store(who, wires),
             bucket: RESULTS.into(),
@@ -282,7 +282,7 @@ impl Site {
             lane = Some(new);
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
         }
-        let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count));
+        let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count, setup.concurrency));
         let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),

@@ -162,7 +162,11 @@ fn acknowledged(
         None => "lease_lost",
     };
     let lease = Lease::of(facts, delivery);
-    let late = |entry: &Entry<'_>| entry.verb == Verb::Delete && lease.is_over(entry.call.asked);
+    let late = |entry: &Entry<'_>| {
+        let asked = entry.call.asked;
+        // Decided inside of the lease by one that then stood still: the first turn of its call came after.
+        entry.verb == Verb::Delete && lease.is_over(asked) && !facts.stood_still(delivery, asked)
+    };
     match settlement {
         "lease_lost" => gave_up_in_time(facts, delivery, story, line, answered.map(|(stamp, _)| stamp)),
         "deleted" | "dead_lettered" if delivery.entries.iter().any(late) => {
