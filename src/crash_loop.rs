@@ -170,7 +170,7 @@ impl CrashLoop {
     /// worker that dies meanwhile is no sign against this message and one that must be alone keeps nobody waiting. What
     /// it returns is kept for the next try: where the store does not take the mark back, place and mark stay together.
     pub async fn rest(&self, lease: &mut Lease, company: Option<Company>) -> Option<Company> {
-        let Some(owed) = lease.owed() else { return None };
+        let owed = lease.owed()?;
         // Owed until it is acknowledged: this may be dropped at the await.
         match self.log.clear(lease.message(), owed.seen.clone()).await {
             Ok(()) => {

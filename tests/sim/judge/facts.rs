@@ -271,10 +271,10 @@ impl<'a> Facts<'a> {
 
     /// When the work of this delivery began: with its own delivery, or with the older one whose work it took over.
     pub fn begun(&self, delivery: &Delivery<'_>) -> Stamp {
-        let taken_over = |line: &&Line| line.fields["reason"] == "twin_delivery" && line.stamp.at == delivery.heard.at;
+        let taken_over = |line: &Line| line.fields["reason"] == "twin_delivery" && line.stamp.at == delivery.heard.at;
         let older = self.subjects[delivery.subject].deliveries.iter().map(|number| &self.deliveries[*number]);
         let older = older.filter(|older| older.life == delivery.life && older.heard.order < delivery.heard.order);
-        let older = older.filter(|older| older.settled.iter().any(|line| taken_over(&line)));
+        let older = older.filter(|older| older.settled.iter().any(|line| taken_over(line)));
         older.map(|older| self.begun(older)).min().unwrap_or(delivery.heard)
     }
 
