@@ -8,8 +8,9 @@
 //! Promises that what was not killed is not condemned. A process that goes in order takes its marks back; one can stay
 //! behind only where the store is out of reach until the process ends. An outage leaves a message at most one such:
 //! where a mark of another is seen, ours is added, and the message judged, only after the store has taken writes for two
-//! leases on end, which also gives a worker that lives (its lease lost, its delivery doubled) the time to clear its own. (What no memory but the store can tell from a crash: two
-//! outages that far apart, and in each a worker that ends with the same message in hand.)
+//! leases on end, which also gives a worker that lives (its lease lost, its delivery doubled) the time to clear its own.
+//! (What no memory but the store can tell from a crash: two outages that far apart, and in each a worker that ends with
+//! the same message in hand.)
 //! Below the threshold it costs no call. Knows no outcome of the work and settles nothing.
 
 use std::sync::Arc;

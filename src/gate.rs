@@ -102,7 +102,7 @@ impl Gate {
     }
 
     /// The gate of a queue with this `maxReceiveCount`, for so many messages in flight: what is short of receives is kept
-    /// in an outage, but never so many that nothing could be received.
+    /// in an outage, but while the gate is open never so many that nothing could be received.
     pub fn of_queue(self, max_receive_count: Option<u32>, seats: usize) -> Self {
         Self { most_receives: max_receive_count, seats: Some(seats), ..self }
     }

@@ -2,8 +2,9 @@
 //!
 //! Promises that every worker of this bucket, of whatever namespace, sends no new poll and replays nothing within 5 s
 //! while S3 answers within a second, and until the object is gone, across restarts: before the first look has an answer
-//! nothing is received. Polls that are open end by themselves (a cancelled one hides messages); what they bring is done. While S3 does not answer, the last known state stands. What cannot be understood is a pause. Work in
-//! hand is finished and settled; it hears nothing of this. Knows no queue.
+//! nothing is received. Polls that are open end by themselves (a cancelled one hides messages); what they bring is done.
+//! While S3 does not answer, the last known state stands. What cannot be understood is a pause. Work in hand is finished
+//! and settled; it hears nothing of this. Knows no queue.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

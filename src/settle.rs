@@ -250,9 +250,6 @@ impl Settler {
             (true, Some(owed)) => self.clear_first(number, owed, lost),
             (false, owed) => {
                 held.phase = Phase::Preparing;
-                // For a line that comes before the account is drawn up: the process may end first.
-                let verdict = &held.judgement.verdict;
-                held.account = self.desk.rules.plan(verdict, 0, held.receive_count, &self.desk.jitter).account;
                 let case = Case {
                     message: Arc::clone(&held.message),
                     receive_count: held.receive_count,

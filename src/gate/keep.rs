@@ -46,10 +46,10 @@ fn patience(
     }
 }
 
-/// How many of these seats the kept may take: what a poll needs stays free, and behind a shut gate the one seat of the
-/// message that reopens it. (With one seat nothing is kept: it would be all that this worker does.)
+/// How many of these seats the kept may take while others go through: what a poll needs stays free. Behind a shut gate
+/// all of them: nothing is received there but by the message that reopens it, and a kept one is that (P6).
 fn room(seats: usize, shut: bool) -> usize {
-    seats.saturating_sub(if shut { 1 } else { least_seats(seats) })
+    if shut { seats } else { seats.saturating_sub(least_seats(seats)) }
 }
 
 /// A message that is kept: counted by the gate until this is dropped.
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_kept_leave_seats_for_those_that_go_through() {
-        for (seats, open, shut) in [(1, 0, 0), (2, 1, 1), (3, 2, 2), (8, 4, 7), (20, 10, 19), (64, 54, 63)] {
+        for (seats, open, shut) in [(1, 0, 1), (2, 1, 2), (3, 2, 3), (8, 4, 8), (20, 10, 20), (64, 54, 64)] {
             assert_eq!((room(seats, false), room(seats, true)), (open, shut), "{seats}");
         }
     }

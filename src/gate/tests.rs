@@ -108,6 +108,19 @@ async fn what_is_kept_goes_back_when_its_time_is_over_or_the_worker_stops() {
     assert!(kept(&gate, 3).is_none());
 }
 
+/// One bad object must not hold every seat of a small worker; an outage may (P6).
+#[tokio::test(start_paused = true)]
+async fn while_the_gate_is_open_the_kept_leave_a_seat_and_behind_a_shut_gate_all_may_stay() {
+    let gate = Arc::new(gate().of_queue(Some(2), 2));
+    gate.weigh("b/k", systemic());
+    let one = kept(&gate, 2);
+    assert!(one.is_some() && kept(&gate, 2).is_none(), "both are short of receives, and one seat stays free");
+    shut(&gate);
+    let other = kept(&gate, 2);
+    assert!(other.is_some(), "it would come back to be dead-lettered by SQS");
+    drop((one, other));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_while_the_gate_is_open_tries_again_by_itself() {
     let gate = Arc::new(gate());
