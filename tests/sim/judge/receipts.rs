@@ -164,8 +164,13 @@ fn acknowledged(
     let lease = Lease::of(facts, delivery);
     let late = |entry: &Entry<'_>| {
         let asked = entry.call.asked;
+        // An extension is also refused where an earlier delete took effect and its reply was lost.
+        let first =
+            delivery.entries.iter().filter(|entry| entry.verb == Verb::Delete).map(|entry| entry.call.asked.order);
+        let is_first = first.min() == Some(asked.order);
+        let over = lease.until(asked) <= asked.at || is_first && lease.is_over(asked);
         // Decided inside of the lease by one that then stood still: the first turn of its call came after.
-        entry.verb == Verb::Delete && lease.is_over(asked) && !facts.stood_still(delivery, asked)
+        entry.verb == Verb::Delete && over && !facts.stood_still(delivery, asked)
     };
     match settlement {
         "lease_lost" => gave_up_in_time(facts, delivery, story, line, answered.map(|(stamp, _)| stamp)),
