@@ -86,7 +86,7 @@ fn http(status: &str, headers: &str, body: &str) -> Option<Vec<u8>> {
     )
 }
 
-fn unavailable(result: Result<Vec<ItemVerdict>, SearchError>) -> String {
+fn unavailable(result: Result<Vec<ItemAnswer>, SearchError>) -> String {
     match result {
         Err(SearchError::Unavailable(why)) => why,
         other => panic!("{other:?}"),
@@ -97,7 +97,7 @@ fn unavailable(result: Result<Vec<ItemVerdict>, SearchError>) -> String {
 async fn a_bulk_goes_gzipped_to_the_alias_and_may_not_create_an_index() {
     let (endpoint, mut heard) = server(http("200 OK", "", &created(&item("k")))).await;
     let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
-    assert_eq!(index.bulk(&[item("k")]).await, Ok(vec![ItemVerdict::Durable]));
+    assert_eq!(index.bulk(&[item("k")]).await, Ok(vec![ItemAnswer::Durable]));
     let heard = heard.recv().await.unwrap();
     assert!(
         heard.head.starts_with("post /files/_bulk?require_alias=true&timeout=200ms http/1.1\r\n"),
@@ -127,7 +127,7 @@ async fn nothing_to_write_is_no_request() {
     let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
     assert_eq!(index.bulk(&[]).await, Ok(vec![]));
     let empty = IndexItem { source: Bytes::new(), ..item("k") };
-    assert!(matches!(&index.bulk(&[empty]).await.unwrap()[..], [ItemVerdict::Refused(_)]));
+    assert!(matches!(&index.bulk(&[empty]).await.unwrap()[..], [ItemAnswer::Refused(_)]));
     assert!(heard.try_recv().is_err());
 }
 
@@ -138,7 +138,7 @@ async fn an_unfit_document_is_refused_in_its_place_and_the_others_are_sent() {
     let unfit = IndexItem { source: Bytes::from_static(b"null"), ..item("u") };
     let verdicts = index.bulk(&[unfit.clone(), item("k"), unfit]).await.unwrap();
     assert!(
-        matches!(&verdicts[..], [ItemVerdict::Refused(_), ItemVerdict::Durable, ItemVerdict::Refused(_)]),
+        matches!(&verdicts[..], [ItemAnswer::Refused(_), ItemAnswer::Durable, ItemAnswer::Refused(_)]),
         "{verdicts:?}"
     );
 }
