@@ -50,18 +50,6 @@ pub enum Room {
     None,
 }
 
-/// What a request says against the index.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Trouble {
-    /// Some in a row open the breaker.
-    Failed,
-    /// Has cost a whole request timeout: what comes after it must not pay again, unless others fared better meanwhile.
-    TimedOut {
-        /// When that time began.
-        began: Instant,
-    },
-}
-
 /// The way into the index; cheap to clone.
 #[derive(Clone)]
 pub struct Lane {
@@ -174,18 +162,24 @@ impl Shared {
         self.with_breaker(|breaker, _| breaker.is_open())
     }
 
-    /// `None` is well.
-    fn report(&self, trouble: Option<(Trouble, &str)>) {
+    /// `None` is well. Trouble is since when, and what: some in a row open the breaker, or one that has cost what they may
+    /// cost together (those that come after it must not pay again), unless others fared better meanwhile.
+    fn report(&self, trouble: Option<(Instant, &str)>) {
         let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = self.with_breaker(|breaker, now| match trouble {
             None => {
                 *well = Some(now);
                 breaker.success(now)
             }
-            Some((Trouble::TimedOut { began }, _)) if well.is_none_or(|well| well < began) => {
-                breaker.trip(now, &self.jitter)
+            Some((began, _)) => {
+                let costly = now.saturating_duration_since(began) >= self.patience / HABITS.failures;
+                let nobody_fared_better = well.is_none_or(|well| well < began);
+                if costly && nobody_fared_better {
+                    breaker.trip(now, &self.jitter)
+                } else {
+                    breaker.failure(now, &self.jitter)
+                }
             }
-            Some((Trouble::Failed | Trouble::TimedOut { .. }, _)) => breaker.failure(now, &self.jitter),
         });
         drop(well);
         match turn {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::line::Offered;
-use super::{OPEN, Shared, Trouble};
+use super::{OPEN, Shared};
 use crate::index::aimd::Ending;
 use crate::index::{ItemAnswer, ItemVerdict, SearchError};
 use crate::retry::Backoff;
@@ -80,7 +80,7 @@ pub(super) async fn send(shared: &Shared, batch: Vec<Offered>, trial: bool, full
             () = sleep_until(until) => {
                 ended(Ending::TimedOut);
                 let why = format!("no answer to a bulk request within {:?}", shared.patience);
-                shared.report(Some((Trouble::TimedOut { began }, &why)));
+                shared.report(Some((began, &why)));
                 let verdict = ItemVerdict::Systemic(why);
                 part.answer_all(&verdict);
                 parts.iter_mut().for_each(|part| part.answer_all(&verdict));
@@ -91,7 +91,7 @@ pub(super) async fn send(shared: &Shared, batch: Vec<Offered>, trial: bool, full
         };
         match answer {
             Ok(answers) => {
-                let again = hear(shared, &mut learnt, part, answers, ended);
+                let again = hear(shared, &mut learnt, part, answers, begin, ended);
                 parts.extend(again);
             }
             Err(SearchError::WholeRefused(why)) if part.offered.len() == 1 => {
@@ -114,7 +114,7 @@ pub(super) async fn send(shared: &Shared, batch: Vec<Offered>, trial: bool, full
             Err(SearchError::Unavailable(why)) => {
                 let timed_out = begin.elapsed() >= shared.patience;
                 ended(if timed_out { Ending::TimedOut } else { Ending::Failed });
-                shared.report(Some((if timed_out { Trouble::TimedOut { began } } else { Trouble::Failed }, &why)));
+                shared.report(Some((begin, &why)));
                 // What is left is not tried: an outage costs one request timeout, once (design §6).
                 let verdict = ItemVerdict::Systemic(why);
                 part.answer_all(&verdict);
@@ -133,6 +133,7 @@ fn hear(
     learnt: &mut Learnt,
     part: Part,
     answers: Vec<ItemAnswer>,
+    begin: Instant,
     ended: impl FnOnce(Ending),
 ) -> Option<Part> {
     let (mut busy, mut at_work, mut trouble) = (false, false, None);
@@ -176,7 +177,7 @@ fn hear(
     });
     match (at_work, &trouble) {
         (true, _) => shared.report(None),
-        (false, Some(why)) => shared.report(Some((Trouble::Failed, why))),
+        (false, Some(why)) => shared.report(Some((begin, why))),
         (false, None) => {} // busy and nothing else: alive, and not at work for us
     }
     learnt.at_work |= at_work;
@@ -188,7 +189,7 @@ fn give_up(shared: &Shared, mut part: Part, learnt: &Learnt, began: Instant) {
     let spent = format!("not taken within {:?}", began.elapsed());
     let why = if part.why.is_empty() { spent } else { format!("{spent}: {}", part.why) };
     if !learnt.at_work {
-        shared.report(Some((Trouble::TimedOut { began }, &why)));
+        shared.report(Some((began, &why)));
     }
     part.answer_all(&ItemVerdict::Systemic(why));
 }
