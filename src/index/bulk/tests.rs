@@ -434,28 +434,37 @@ async fn an_index_slower_than_its_timeout_for_whole_batches_is_given_smaller_one
     assert!(durable > 60 * 25 / 4, "{durable} of {}", 60 * 25);
 }
 
+/// Documents that are handed in again as soon as they have their verdict; how many were taken.
+fn load(lane: &Lane, class: Class, documents: usize) -> Arc<AtomicUsize> {
+    let done = Arc::new(AtomicUsize::new(0));
+    for number in 0..documents {
+        let (lane, done) = (lane.clone(), Arc::clone(&done));
+        tokio::spawn(async move {
+            loop {
+                if lane.submit(item(number, GOOD, 2), class).await == ItemVerdict::Durable {
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+    }
+    done
+}
+
+#[tokio::test(start_paused = true)]
+async fn replay_alone_leaves_a_slot_for_the_fresh_ones_that_may_come() {
+    let (told, lane) = lane();
+    let replayed = load(&lane, Class::Replay, 400);
+    sleep(3 * SECOND).await;
+    assert!(replayed.load(Ordering::SeqCst) > 3 * 1_000, "{replayed:?}");
+    assert_eq!(told.most_under_way.load(Ordering::SeqCst), 1);
+}
+
 /// Fresh documents never stop coming, more than the index takes.
 #[tokio::test(start_paused = true)]
 async fn under_full_load_replay_has_its_tenth_of_the_slots_and_no_more() {
     let (told, lane) = lane();
     told.mood(Mood::Works(Duration::from_millis(5))); // a second for a batch
-    let load = |class: Class, documents: usize| {
-        let (lane, done) = (lane.clone(), Arc::new(AtomicUsize::new(0)));
-        let counted = Arc::clone(&done);
-        let one = move |number: usize| {
-            let (lane, done) = (lane.clone(), Arc::clone(&counted));
-            async move {
-                loop {
-                    if lane.submit(item(number, GOOD, 2), class).await == ItemVerdict::Durable {
-                        done.fetch_add(1, Ordering::SeqCst);
-                    }
-                }
-            }
-        };
-        (0..documents).map(one).for_each(|load| drop(tokio::spawn(load)));
-        done
-    };
-    let (fresh, replayed) = (load(Class::Fresh, 1_000), load(Class::Replay, 1_000));
+    let (fresh, replayed) = (load(&lane, Class::Fresh, 1_000), load(&lane, Class::Replay, 1_000));
     sleep(600 * SECOND).await;
     let done = [&fresh, &replayed].map(|done| done.load(Ordering::SeqCst));
     let share = done[1] as f64 / (done[0] + done[1]) as f64;
