@@ -157,8 +157,9 @@ mod tests {
 
     #[test]
     fn the_limits_move_as_in_this_table() {
+        type Limits = (usize, usize);
         // What ends how, how often, and the limits of requests and documents after it.
-        let steps: [(&str, Ending, Duration, usize, (usize, usize)); 12] = [
+        let steps: [(&str, Ending, Duration, usize, Limits); 12] = [
             ("a round of well answers is one request more", Ending::Answered, 50 * MS, 2, (3, 200)),
             ("and the next round takes longer", Ending::Answered, 50 * MS, 2, (3, 200)),
             ("the third answer completes it", Ending::Answered, 50 * MS, 1, (4, 200)),

@@ -223,8 +223,9 @@ async fn batches_refused_for_their_size_become_smaller_and_stay_so() {
 
 #[tokio::test(start_paused = true)]
 async fn only_what_has_no_verdict_is_sent_again_and_within_the_time_of_one_request() {
+    type Case = (&'static str, &'static [u64], &'static str, &'static [usize], bool);
     // Revisions, verdicts (d, r, s), documents of each request, breaker closed.
-    let cases: [(&str, &[u64], &str, &[usize], bool); 9] = [
+    let cases: [Case; 9] = [
         ("one of three is busy twice", &[GOOD, BUSY + 2, REFUSED], "ddr", &[3, 1, 1], true),
         ("all are busy once", &[BUSY + 1, BUSY + 1], "dd", &[2, 2], true),
         ("an item that cannot be read", &[GOOD, UNKNOWN + 1, GOOD], "ddd", &[3, 1], true),
