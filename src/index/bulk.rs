@@ -1,7 +1,7 @@
 //! Documents into bulk requests and verdicts back out, with a breaker in front.
 //!
 //! Promises one verdict per document whatever becomes of the request, that a fresh one never waits longer for it than one
-//! request timeout, that no more requests are outstanding than the index bears ([`Aimd`]), abandoned ones included, and
+//! request timeout, that no more requests are outstanding than the index bears (`aimd`), abandoned ones included, and
 //! that a sick index is asked only now and then. Parks nothing, and knows no file.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,7 +99,7 @@ impl Lane {
     }
 
     /// Brings one document in. Never an error: what cannot be known is `Systemic`. A fresh document has its verdict
-    /// within one request timeout; a replayed one may wait for its turn, [`REPLAY_WAITS`] timeouts at most.
+    /// within one request timeout; a replayed one may wait for its turn, `REPLAY_WAITS` timeouts at most.
     pub async fn submit(&self, item: IndexItem, class: Class) -> ItemVerdict {
         let leave = self.shared.with_breaker(|breaker, now| breaker.leave(now, &self.shared.jitter));
         let (end, patience) = match (leave, class) {
