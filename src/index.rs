@@ -37,6 +37,9 @@ pub enum ItemVerdict {
     Durable,
     /// The document itself was refused (mapping, 400-class): another try cannot help.
     Refused(String),
+    /// A failure told of this document alone that is neither: an unknown 5xx, an answer of its own that cannot be read.
+    /// Replay counts these (`FAILED_RETRY_MAX_RETRIES`); for a fresh document it is as good as systemic.
+    Unclear(String),
     /// Sick cluster, or an answer that cannot be trusted: says nothing about the document.
     Systemic(String),
 }
@@ -92,7 +95,7 @@ impl SidePath {
                 return Indexed::Indexed;
             }
             ItemVerdict::Refused(reason) => (park::Lot::Errored, reason),
-            ItemVerdict::Systemic(reason) => (park::Lot::Retry, reason),
+            ItemVerdict::Unclear(reason) | ItemVerdict::Systemic(reason) => (park::Lot::Retry, reason),
         };
         let document_id = what.document_id.as_str().to_owned();
         let key = what.key.clone();

@@ -23,6 +23,8 @@ use crate::index::bulk::Lane;
 use crate::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings};
 use crate::index::park::Parking;
 use crate::index::replay::Replayer;
+use crate::index::replay::lease::Replaying;
+use crate::index::replay::patience::Budget;
 use crate::index::{Search, SidePath};
 use crate::message::s3_event::Wanted;
 use crate::outcome::Rules;
@@ -240,6 +242,8 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
                 parking: parking(),
                 books: Arc::clone(&books),
                 jitter: Arc::clone(&jitter),
+                budget: replay_budget(config.replay_max_retries, config.replay_base_backoff, config.replay_max_backoff),
+                me: Replaying { id: run_id.to_owned(), by: format!("worker {run_id} on {}", host()) },
             });
         }
         lane = Some(new_lane);
@@ -338,6 +342,16 @@ fn desk(
         visibility: config.visibility,
         lease_clock: LeaseClock::of_system(),
     }
+}
+
+/// `FAILED_RETRY_*`.
+pub fn replay_budget(retries: u32, base: Duration, cap: Duration) -> Budget {
+    Budget { retries, backoff: Backoff { base, cap } }
+}
+
+/// This machine's name.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Not fatal, whatever it says: it is a side path. The documents are parked until it is well.

@@ -172,10 +172,10 @@ async fn send(shared: &Shared, batch: Vec<Offered>) {
                 // One item that is judged shows an index at work: what another says then is about that document alone.
                 let at_work = answers.iter().any(|answer| match answer {
                     ItemVerdict::Durable | ItemVerdict::Refused(_) => true,
-                    ItemVerdict::Systemic(_) => false,
+                    ItemVerdict::Unclear(_) | ItemVerdict::Systemic(_) => false,
                 });
                 let trouble = answers.iter().find_map(|answer| match answer {
-                    ItemVerdict::Systemic(why) => Some(why.as_str()),
+                    ItemVerdict::Unclear(why) | ItemVerdict::Systemic(why) => Some(why.as_str()),
                     ItemVerdict::Durable | ItemVerdict::Refused(_) => None,
                 });
                 shared.report(trouble.filter(|_| !at_work));

@@ -22,6 +22,8 @@ pub struct SearchFaults {
     pub probe: Faults,
     /// Documents the mapping refuses, each with the reason.
     pub refuse: BTreeMap<DocumentId, String>,
+    /// Documents that get an unclear answer of their own, each with its words.
+    pub unclear: BTreeMap<DocumentId, String>,
     /// Documents that make the index refuse any request they are in.
     pub poison: BTreeSet<DocumentId>,
     /// More items than this in a request: refused as a whole (413).
@@ -213,6 +215,9 @@ impl State {
     fn write(&mut self, item: &IndexItem) -> ItemVerdict {
         if chance(&mut self.rng, self.faults.item_systemic) {
             return ItemVerdict::Systemic("429 es_rejected_execution_exception".into());
+        }
+        if let Some(reason) = self.faults.unclear.get(&item.document_id) {
+            return ItemVerdict::Unclear(reason.clone());
         }
         if let Some(reason) = self.faults.refuse.get(&item.document_id) {
             return ItemVerdict::Refused(reason.clone());

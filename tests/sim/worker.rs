@@ -18,6 +18,8 @@ use quittance::index::SidePath;
 use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
 use quittance::index::replay::Replayer;
+use quittance::index::replay::lease::Replaying;
+use quittance::index::replay::patience::Budget;
 use quittance::message::s3_event::{Source, Wanted};
 use quittance::message::{DocumentId, MessageId, Namespace};
 use quittance::outcome::Rules;
@@ -52,6 +54,7 @@ pub struct Setup {
     pub max_receive_count: Option<u32>,
     pub backoff: Backoff,
     pub replay: bool,
+    pub replay_budget: Budget,
     /// False is `SKIP_OPENSEARCH`.
     pub search: bool,
     pub on_missing: OnMissingObject,
@@ -76,6 +79,10 @@ impl Default for Setup {
             max_receive_count: Some(20),
             backoff: Backoff { base: Duration::from_secs(30), cap: Duration::from_secs(900) },
             replay: true,
+            replay_budget: Budget {
+                retries: 5,
+                backoff: Backoff { base: Duration::from_secs(30), cap: Duration::from_secs(3_600) },
+            },
             search: true,
             on_missing: OnMissingObject::DeadLetter,
             on_extraction_error: OnExtractionError::Index,
@@ -278,6 +285,8 @@ impl Site {
                 parking: self.parking(who, &wires),
                 books: Arc::clone(&books),
                 jitter: Arc::clone(&jitter),
+                budget: setup.replay_budget,
+                me: Replaying { id: wires.run.clone(), by: format!("worker {who}") },
             });
             lane = Some(new);
             drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);

@@ -88,7 +88,7 @@ fn items(body: &[u8], asked: &[DocumentId]) -> Vec<ItemVerdict> {
     }
     parsed
         .into_iter()
-        .map(|item| item.map_or_else(|| ItemVerdict::Systemic("unknown: the item cannot be read".into()), verdict))
+        .map(|item| item.map_or_else(|| ItemVerdict::Unclear("unknown: the item cannot be read".into()), verdict))
         .collect()
 }
 
@@ -103,7 +103,7 @@ fn verdict(item: Item<'_>) -> ItemVerdict {
     let Some(error) = item.error else {
         return match item.status {
             200 | 201 => ItemVerdict::Durable,
-            status => ItemVerdict::Systemic(format!("unknown: status {status} without an error")),
+            status => ItemVerdict::Unclear(format!("unknown: status {status} without an error")),
         };
     };
     let reason = one_line(&format!("{} {}", item.status, told(&error)), MAX_REASON);
@@ -113,7 +113,9 @@ fn verdict(item: Item<'_>) -> ItemVerdict {
         409 if kinds(&error).any(|kind| kind == "version_conflict_engine_exception") => ItemVerdict::Durable,
         // An unknown 400 is the document's too: taken for the cluster's, one document would stop the index for all.
         400 | 413 | 422 => ItemVerdict::Refused(reason),
-        _ => ItemVerdict::Systemic(reason),
+        // Who asks and how much is never a document's affair, whatever the type is called.
+        401..=403 | 429 => ItemVerdict::Systemic(reason),
+        _ => ItemVerdict::Unclear(reason),
     }
 }
 

@@ -25,7 +25,8 @@ fn kind(verdict: &ItemVerdict) -> &'static str {
     match verdict {
         ItemVerdict::Durable => "durable",
         ItemVerdict::Refused(_) => "refused",
-        ItemVerdict::Systemic(why) if why.starts_with("unknown") => "unknown",
+        ItemVerdict::Systemic(why) | ItemVerdict::Unclear(why) if why.starts_with("unknown") => "unknown",
+        ItemVerdict::Unclear(_) => "unclear",
         ItemVerdict::Systemic(_) => "systemic",
     }
 }
@@ -91,18 +92,18 @@ fn an_item_is_judged_by_its_error_and_not_by_its_status_alone() {
         (403, error("security_exception", "no permissions for [indices:data/write/bulk]"), "systemic"),
         (401, error("security_exception", "unauthorized"), "systemic"),
         (402, error("exception", "serverless: throttled"), "systemic"),
-        (404, error("document_missing_exception", "gone"), "systemic"),
+        (404, error("document_missing_exception", "gone"), "unclear"),
         (400, error("illegal_argument_exception", "pipeline with id [clean] does not exist"), "systemic"),
-        (500, error("null_pointer_exception", "null"), "systemic"),
+        (500, error("null_pointer_exception", "null"), "unclear"),
         (503, error("unavailable_shards_exception", "[t-v1][0] primary shard is not active Timeout: [5s]"), "systemic"),
-        (504, json!({}), "systemic"),
+        (504, json!({}), "unclear"),
         (413, error("content_too_long_exception", "too long"), "refused"),
         (400, error("some_exception_of_tomorrow", "?"), "refused"),
         (400, json!("MapperParsingException[failed]"), "refused"),
         // other conflicts than ours say nothing
-        (409, error("resource_already_exists_exception", "?"), "systemic"),
+        (409, error("resource_already_exists_exception", "?"), "unclear"),
         // an error takes back what the status says
-        (200, error("mapper_parsing_exception", "?"), "systemic"),
+        (200, error("mapper_parsing_exception", "?"), "unclear"),
         // a document must not talk itself into a sick cluster, nor into a sound one
         (400, error("mapper_parsing_exception", "failed to parse: 'index [x] blocked by: [FORBIDDEN/8/…]'"), "refused"),
         (400, error("mapper_parsing_exception", "version_conflict_engine_exception"), "refused"),

@@ -238,7 +238,7 @@ impl<'a> Facts<'a> {
                         known.placed.push((stamp.order, item.revision));
                     }
                     (ItemVerdict::Durable, None) => {}
-                    (ItemVerdict::Refused(_) | ItemVerdict::Systemic(_), _) => {
+                    (ItemVerdict::Refused(_) | ItemVerdict::Unclear(_) | ItemVerdict::Systemic(_), _) => {
                         self.lives[life].search_trouble.push(stamp);
                     }
                 }
