@@ -15,6 +15,7 @@ use crate::outcome::Indexed;
 
 pub mod bulk;
 pub mod park;
+pub mod parked;
 pub mod replay;
 
 pub mod opensearch;

@@ -40,6 +40,8 @@ use crate::settle::Desk;
 use crate::store::s3::{self, S3Store};
 use crate::store::{Store, StoreError, layout};
 
+pub mod parked;
+
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_CONNECT: Duration = Duration::from_secs(2);
@@ -80,7 +82,12 @@ pub async fn aws() -> Result<SdkConfig, CannotStart> {
 
 /// The index client of a configuration; `None` with `SKIP_OPENSEARCH`.
 pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<OpenSearchIndex>, CannotStart> {
-    let Some(OpenSearchConfig { endpoint, index, auth }) = &config.opensearch else { return Ok(None) };
+    config.opensearch.as_ref().map(|search| index_client(search, aws)).transpose()
+}
+
+/// The client of an index.
+pub fn index_client(search: &OpenSearchConfig, aws: &SdkConfig) -> Result<OpenSearchIndex, CannotStart> {
+    let OpenSearchConfig { endpoint, index, auth } = search;
     let auth = match auth {
         OpenSearchAuth::None => Auth::None,
         OpenSearchAuth::Basic { username, password } => {
@@ -95,8 +102,7 @@ pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<Ope
         request_timeout: SEARCH_TIMEOUT,
         connect_timeout: SEARCH_CONNECT,
     };
-    let index = OpenSearchIndex::new(settings).map_err(CannotStart::misconfigured)?;
-    Ok(Some(index))
+    OpenSearchIndex::new(settings).map_err(CannotStart::misconfigured)
 }
 
 /// The two queues of a worker, found and joined.

@@ -14,6 +14,7 @@ use crate::index::bulk::Room;
 use crate::index::park::markers::MarkerKey;
 use crate::index::park::{Lot, Marker, Written};
 use crate::index::{IndexItem, ItemVerdict};
+use crate::message::DocumentId;
 use crate::message::detail::detail;
 use crate::process::record::Record;
 use crate::store::{StoreError, layout, read_all};
@@ -42,6 +43,16 @@ pub(super) enum Fate {
     Sick(String),
 }
 
+/// What a witness shows.
+pub(super) enum Testimony {
+    /// The index takes what is well.
+    Taken,
+    /// It takes nothing, or the store does not answer.
+    NotNow,
+    /// The witness is no good any more.
+    Unfit,
+}
+
 /// A marker in work.
 pub(super) struct One<'a> {
     pub of: &'a Replayer,
@@ -52,7 +63,7 @@ pub(super) struct One<'a> {
 
 impl One<'_> {
     pub async fn fate(&self) -> Fate {
-        let record = match self.record().await {
+        let record = match self.record(&self.marker.document_id, self.bytes).await {
             Ok(record) => record,
             Err(error) => return self.trouble(&error),
         };
@@ -83,12 +94,27 @@ impl One<'_> {
         }
     }
 
-    async fn record(&self) -> Result<Found<'_>, StoreError> {
-        let key = layout::record(&self.of.namespace, &self.marker.document_id);
+    /// Offers a document that was taken before once more, as its record is now.
+    pub async fn testimony(&self, witness: &DocumentId) -> Testimony {
+        // Not of the sweep's bytes: those in work hold them, and stand still meanwhile.
+        let bytes = Semaphore::new(MOST_BYTES as usize);
+        match self.record(witness, &bytes).await {
+            Ok(Found::Item(item, _held)) => match self.of.lane.submit(item).await {
+                ItemVerdict::Durable => Testimony::Taken,
+                ItemVerdict::Unclear(_) | ItemVerdict::Systemic(_) => Testimony::NotNow,
+                ItemVerdict::Refused(_) => Testimony::Unfit,
+            },
+            Ok(Found::Nothing | Found::Unreadable(_)) => Testimony::Unfit,
+            Err(_) => Testimony::NotNow,
+        }
+    }
+
+    async fn record<'b>(&self, document: &DocumentId, bytes: &'b Semaphore) -> Result<Found<'b>, StoreError> {
+        let key = layout::record(&self.of.namespace, document);
         let Some(object) = self.of.store.get(&self.of.bucket, &key).await? else { return Ok(Found::Nothing) };
         // Held until the document is judged: text and JSON of it are as large again.
         let share = u32::try_from(object.head.size).unwrap_or(MOST_BYTES).clamp(1, MOST_BYTES);
-        let held = self.bytes.acquire_many(share).await.ok();
+        let held = bytes.acquire_many(share).await.ok();
         let bytes = read_all(object, RECORD_LIMIT).await?;
         let record: Record = match serde_json::from_slice(&bytes) {
             Ok(record) => record,

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Replayer;
-use super::one::{Fate, One};
+use super::one::{Fate, One, Testimony};
 use super::patience::{Charge, Patience};
 use crate::index::bulk::Room;
 use crate::index::park::markers::{Markers, PAGE};
@@ -147,7 +147,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
     async fn book(&self, one: &One<'_>, fate: Fate, patience: &mut Patience, tally: &mut Tally) -> Option<String> {
         let key = &one.marker.key;
         let fate = match fate {
-            Fate::Unclear(why) => match patience.refused(key, Instant::now(), &self.of.jitter) {
+            Fate::Unclear(why) => match self.charge(one, patience).await {
                 Charge::Spent(times) => {
                     let reason = format!("given up after {times} replays of unclear outcome; the last: {why}");
                     match one.give_up(&reason).await {
@@ -172,6 +172,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
             Fate::Indexed => {
                 patience.somebody_was_taken();
                 patience.gone(key);
+                patience.call(Some(one.marker.document_id.clone()));
                 tally.indexed += 1;
                 self.of.books.replayed(1);
             }
@@ -194,5 +195,22 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
             Fate::Sick(why) => return Some(why),
         }
         None
+    }
+
+    async fn charge(&self, one: &One<'_>, patience: &mut Patience) -> Charge {
+        let key = &one.marker.key;
+        let charge = patience.refused(key, Instant::now(), &self.of.jitter);
+        let Some(witness) = patience.witness().filter(|_| charge == Charge::Everybodys).cloned() else { return charge };
+        match one.testimony(&witness).await {
+            Testimony::Taken => {
+                patience.somebody_was_taken();
+                patience.refused(key, Instant::now(), &self.of.jitter)
+            }
+            Testimony::NotNow => charge,
+            Testimony::Unfit => {
+                patience.call(None);
+                charge
+            }
+        }
     }
 }
