@@ -20,6 +20,8 @@ use crate::sim::{
     Effect, Faults, QueueAnswer, QueueAsk, RESULTS, SOURCE, SearchAsk, Setup, Site, StoreAnswer, StoreAsk,
 };
 
+mod exceptions;
+
 const SECOND: Duration = Duration::from_secs(1);
 /// The worker whose history is forged.
 const WHO: &str = "w2.1";

@@ -125,7 +125,7 @@ fn lists(site: &Site) -> usize {
 }
 
 pub fn lease(site: &Site) -> Value {
-    let object = site.world.store.object(RESULTS, layout::REPLAY).expect("control/replay.json");
+    let object = site.world.store.object(RESULTS, layout::REPLAY).unwrap();
     serde_json::from_slice(&object.body).unwrap()
 }
 
