@@ -10,7 +10,7 @@ use super::Replayer;
 use super::sweep::MOST_BYTES;
 use crate::clock::rfc3339;
 use crate::events::{self, Event};
-use crate::index::bulk::Room;
+use crate::index::bulk::{Class, Room};
 use crate::index::park::markers::MarkerKey;
 use crate::index::park::{Lot, Marker, Written};
 use crate::index::{IndexItem, ItemVerdict};
@@ -74,7 +74,7 @@ impl One<'_> {
             // It may have been garbled on its way.
             Found::Unreadable(why) => return Fate::Unclear(format!("its record cannot be read: {why}")),
         };
-        let verdict = self.of.lane.submit(item).await;
+        let verdict = self.of.lane.submit(item, Class::Replay).await;
         drop(held);
         match verdict {
             ItemVerdict::Durable => match self.of.store.delete(&self.of.bucket, &self.marker.key).await {
@@ -99,7 +99,7 @@ impl One<'_> {
         // Not of the sweep's bytes: those in work hold them, and stand still meanwhile.
         let bytes = Semaphore::new(MOST_BYTES as usize);
         match self.record(witness, &bytes).await {
-            Ok(Found::Item(item, _held)) => match self.of.lane.submit(item).await {
+            Ok(Found::Item(item, _held)) => match self.of.lane.submit(item, Class::Replay).await {
                 ItemVerdict::Durable => Testimony::Taken,
                 ItemVerdict::Unclear(_) | ItemVerdict::Systemic(_) => Testimony::NotNow,
                 ItemVerdict::Refused(_) => Testimony::Unfit,
