@@ -24,6 +24,7 @@ use crate::dead_letter::Origin;
 use crate::events::{self, Event};
 use crate::lease::Lease;
 use crate::message::Message;
+use crate::retry::Backoff;
 
 mod alone;
 
@@ -38,6 +39,8 @@ const WAIT_LIMIT: Duration = Duration::from_secs(30 * 60);
 const STEADY_WRITES: u32 = 24;
 /// Two of the longest leases would be longer than the whole wait.
 const LONGEST_STEADY: Duration = Duration::from_secs(10 * 60);
+/// Between two tries to take the mark of a message back that waits in hand.
+const REST_AGAIN: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(15) };
 /// Lost races for one record before the message is returned.
 const RACES: usize = 8;
 
@@ -124,7 +127,11 @@ impl CrashLoop {
             let company = match judge(seen.attempts.begun_by_others(&self.log.run).count()) {
                 Suspicion::None => wait.on(self.line.join()).await?,
                 Suspicion::Alone | Suspicion::Condemned if !steady => {
-                    seen = self.steady(&message, seen, &wait).await?;
+                    seen = match self.steady(&message, seen, &wait).await? {
+                        Ok(seen) => seen,
+                        // Nobody is judged by marks that could not be watched: those who live may not have cleared theirs.
+                        Err(trouble) => return self.unmarked(trouble, &message, &wait).await,
+                    };
                     steady = true;
                     continue; // a worker that lives has cleared its mark meanwhile
                 }
@@ -169,23 +176,45 @@ impl CrashLoop {
     }
 
     /// Between two tries under one lease nothing is at work: the mark is taken back, and the place given up, so that a
-    /// worker that dies meanwhile is no sign against this message and one that must be alone keeps nobody waiting. What
-    /// it returns is kept for the next try: where the store does not take the mark back, place and mark stay together.
-    pub async fn rest(&self, lease: &mut Lease, company: Option<Company>) -> Option<Company> {
-        let owed = lease.owed()?;
-        // Owed until it is acknowledged: this may be dropped at the await.
-        match self.log.clear(lease.message(), owed.seen.clone()).await {
-            Ok(()) => {
-                lease.paid();
-                None
+    /// worker that dies meanwhile is no sign against this message and one that must be alone keeps nobody waiting. Tried
+    /// for as long as the next try is not due (`again`, whose word this returns), for where the store does not take the
+    /// mark back, place and mark stay together: then `leave` is left as it was. A place whose mark is denied is given up
+    /// all the same: it would be kept for hours.
+    pub async fn rest(
+        &self,
+        lease: &mut Lease,
+        leave: &mut Option<Company>,
+        again: impl Future<Output = bool>,
+    ) -> bool {
+        tokio::pin!(again);
+        for n in 0.. {
+            let Some(owed) = lease.owed().cloned() else {
+                *leave = None;
+                break;
+            };
+            // Owed until it is acknowledged: this may be dropped at the await. Not cut short for the next try: a clear
+            // that landed while that is at work would take its mark.
+            match self.log.clear(lease.message(), owed.seen.clone()).await {
+                Ok(()) => lease.paid(),
+                Err(trouble) if trouble.of_this_record => {
+                    lease.owe(Owed { seen: owed.seen, company: Company::default() });
+                    *leave = None; // the settler clears it at the end, and says so if it cannot
+                    break;
+                }
+                Err(_) => tokio::select! {
+                    biased;
+                    yes = &mut again => return yes,
+                    () = sleep(REST_AGAIN.nominal(n)) => {}
+                },
             }
-            Err(_) => company, // the settler clears it at the end, and says so if it cannot
         }
+        again.await
     }
 
     /// Until the store has taken writes for `steady` on end; what fails begins it anew. Waiting costs the message no
-    /// receive, coming back would: an outage that flaps must not bring it to the queue's `maxReceiveCount`.
-    async fn steady(&self, message: &Message, mut seen: Seen, wait: &Wait<'_>) -> Result<Seen, Stay> {
+    /// receive, coming back would: an outage that flaps must not bring it to the queue's `maxReceiveCount`. The inner
+    /// error: the record itself is out of reach, and is not waited for.
+    async fn steady(&self, message: &Message, mut seen: Seen, wait: &Wait<'_>) -> Result<Result<Seen, Trouble>, Stay> {
         let mut written = 0;
         while written < STEADY_WRITES {
             wait.on(sleep(self.steady / STEADY_WRITES)).await?;
@@ -193,16 +222,16 @@ impl CrashLoop {
                 Ok(now) => {
                     seen = now;
                     if judge(seen.attempts.begun_by_others(&self.log.run).count()) == Suspicion::None {
-                        return Ok(seen);
+                        return Ok(Ok(seen));
                     }
                     written += 1;
                 }
-                Err(trouble) if trouble.of_this_record => return Ok(seen), // the mark itself will meet it too
+                Err(trouble) if trouble.of_this_record => return Ok(Err(trouble)),
                 Err(trouble) if Instant::now() >= wait.deadline => return Err(Stay::Sick(trouble.detail)),
                 Err(_) => written = 0,
             }
         }
-        Ok(seen)
+        Ok(Ok(seen))
     }
 
     /// Where no mark can be had: the record's own trouble does not stop its message, a sick store does.

@@ -243,8 +243,7 @@ mod tests {
     }
 
     fn message(body: usize, attributes: usize) -> Message {
-        let value =
-            || MessageAttribute { data_type: "Binary".into(), value: AttributeValue::Binary(vec![0; 100].into()) };
+        let value = || MessageAttribute { data_type: "Binary".into(), value: AttributeValue::Binary(vec![0; 100]) };
         Message {
             id: MessageId("m".into()),
             handle: ReceiptHandle("h".into()),

@@ -139,6 +139,18 @@ impl Gate {
         }
     }
 
+    /// Waits until what was granted is granted no more.
+    pub async fn withdrawn(&self, passage: Passage) {
+        let mut posture = self.posture.ear();
+        loop {
+            posture.hear();
+            if !self.still_grants(passage) {
+                return;
+            }
+            posture.news().await;
+        }
+    }
+
     /// A try came to nothing: no message, or one that ended before it had asked all that intake needs. The next may
     /// try at once.
     pub fn undecided(&self) {

@@ -251,10 +251,7 @@ pub async fn receipt(
                 biased;
                 () = term.ended() => false,
                 () = give_back.cancelled() => false,
-                again = async {
-                    leave = crash_loop.rest(&mut lease, leave.take()).await;
-                    kept.again().await
-                } => again,
+                again = crash_loop.rest(&mut lease, &mut leave, kept.again()) => again,
             },
         };
         if !again {

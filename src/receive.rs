@@ -93,6 +93,11 @@ impl Receiver {
                 biased;
                 () = stop.cancelled() => return,
                 seats = self.intake.seats(least, most) => seats,
+                // Many seats may not be free for long, and who waits for them stands before the one that would do.
+                () = self.gate.withdrawn(passage) => {
+                    self.unused(passage);
+                    continue;
+                }
             };
             let Some(seats) = seats else { return };
             if !self.gate.still_grants(passage) || !self.crash_loop.line().is_open() {

@@ -63,10 +63,13 @@ impl Gate {
     /// Whether a message that ended so stays in hand; `before` is what this returned for it last time.
     pub fn keep(self: &Arc<Self>, verdict: &Verdict, receive_count: u32, before: Option<Kept>) -> Option<Kept> {
         let Verdict::Judged(Outcome::Retry(RetryReason::Systemic(dependency, _))) = verdict else { return None };
-        if before.is_some() {
-            return before; // how long it stays is settled
-        }
         let posture = self.posture.get();
+        if let Some(before) = before {
+            // How long it stays is settled; but what was kept behind a shut gate must not keep an open one from receiving.
+            let shut = posture.mode != Mode::Free;
+            let stays = self.with(|state| state.kept <= self.seats.map_or(usize::MAX, |seats| room(seats, shut)));
+            return stays.then_some(before);
+        }
         self.with(|state| {
             let shut = posture.mode != Mode::Free;
             if state.kept >= self.seats.map_or(usize::MAX, |seats| room(seats, shut)) {

@@ -139,7 +139,12 @@ async fn while_the_gate_is_open_the_kept_leave_a_seat_and_behind_a_shut_gate_all
     shut(&gate);
     let other = kept(&gate, 2);
     assert!(other.is_some(), "it would come back to be dead-lettered by SQS");
-    drop((one, other));
+    let stays = |before: Option<Kept>| gate.keep(&Verdict::Judged(systemic()), 2, before);
+    let other = stays(other);
+    assert!(other.is_some(), "and as long as it is shut");
+    gate.weigh("b/good", Outcome::Done);
+    assert!(stays(other).is_none(), "once it is open, a seat is free again for those that go through");
+    assert!(stays(one).is_some(), "and no more than that one goes back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,4 +268,18 @@ async fn a_grant_is_overtaken_by_an_outage_or_a_pause() {
     assert!(!gate.still_grants(Passage::Free));
     gate.probed(Answer::Well);
     assert!(gate.still_grants(Passage::One) && !gate.still_grants(Passage::Free));
+}
+
+/// Who waits for many seats must not stand before the one that asks for one.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_seats_hears_that_its_grant_is_withdrawn() {
+    let gate = Arc::new(gate());
+    let waiting = tokio::spawn({
+        let gate = Arc::clone(&gate);
+        async move { gate.withdrawn(Passage::Free).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!waiting.is_finished());
+    shut(&gate);
+    waiting.await.unwrap();
 }

@@ -25,7 +25,7 @@ const BRIEFLY: Duration = Duration::from_secs(10);
 /// When the process is ending: the last call itself needs the rest of [`crate::shutdown::SETTLE_MARGIN`].
 const AT_THE_END: Duration = Duration::from_secs(5);
 const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(15) };
-/// A record that is denied or archived stays so.
+/// A record that is denied or archived stays so; who comes back waits all the same, for its mark would count against it.
 const TRIES_OF_ITS_OWN_TROUBLE: u32 = 3;
 
 /// How long a receipt waits for its mark.
@@ -71,7 +71,8 @@ pub(super) async fn clear(
             for n in 0.. {
                 let Err(trouble) = desk.attempts.clear(message, seen.take()).await else { return true };
                 last_trouble = trouble.detail;
-                if trouble.of_this_record && n + 1 >= TRIES_OF_ITS_OWN_TROUBLE {
+                let denied = trouble.of_this_record && n + 1 >= TRIES_OF_ITS_OWN_TROUBLE;
+                if denied && patience == Patience::Briefly {
                     break;
                 }
                 tokio::time::sleep(AGAIN.wait(n, &desk.jitter)).await;

@@ -423,6 +423,7 @@ async fn a_suspect_waits_until_the_store_has_been_steady_for_two_leases_on_end()
     let table: [(&str, Option<StoreError>, [u64; 2]); 3] = [
         ("undisturbed", None, [119, 124]),
         ("away from 60 s to 80 s", Some(unavailable()), [194, 199]),
+        // Not alone, for its marks could not be watched, and beside others without a mark of its own.
         ("its record denied from 60 s to 80 s", Some(denied()), [60, 70]),
     ];
     for (name, trouble, [least, most]) in table {
@@ -444,6 +445,48 @@ async fn a_suspect_waits_until_the_store_has_been_steady_for_two_leases_on_end()
         site.until_empty().await;
         let line = worker.stop().await;
         assert_eq!((line.received, line.done), (1, 1), "{name}: in hand for the whole wait");
+    }
+}
+
+/// IAM that comes and goes: each worker lives, and cannot take its mark back.
+#[tokio::test(start_paused = true)]
+async fn marks_that_could_not_be_watched_for_the_whole_wait_condemn_nobody() {
+    let site = Site::new(1);
+    let id = site.world.upload("a.txt", "text", 1);
+    delivered_before(&site, 6).await;
+    marked_by(&site, &id, &["slow", "slower"]);
+    let worker = site.start("w", &Setup::default());
+    sleep(60 * SECOND).await;
+    site.world.store.inject(sick(Some(Verb::Put), "attempts/", StoreError::Denied("AccessDenied".into()), Some(1)));
+    site.until_empty().await;
+    let line = worker.stop().await;
+    assert_eq!((line.done, line.dead_lettered), (1, 0));
+    assert_eq!(site.lines("crash_loop"), Vec::<Value>::new());
+}
+
+/// The store fails at the one moment at which the mark is taken back, and is well again: nobody waits for the rest of
+/// the outage behind a message that is not at work.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_rests_gives_its_place_up_as_soon_as_its_mark_can_be_cleared() {
+    for denied in [false, true] {
+        let site = Site::new(1);
+        let id = site.world.upload("suspect.txt", "text", 1);
+        delivered_before(&site, 5).await;
+        marked_by(&site, &id, &["dead"]);
+        let only_its_own = Rule { bucket: SOURCE.into(), ..sick(Some(Verb::Get), "suspect.txt", unavailable(), None) };
+        site.world.store.inject(only_its_own);
+        site.world.store.faults(|faults| faults.get.latency = (2 * SECOND, 2 * SECOND));
+        let worker = site.start("w", &Setup::default());
+        until("it is alone", 300 * SECOND, || !site.lines("taken_alone").is_empty()).await;
+        let error = if denied { StoreError::Denied("AccessDenied".into()) } else { unavailable() };
+        site.world.store.inject(sick(Some(Verb::Put), "attempts/", error, Some(3)));
+        site.world.upload("b.txt", "text", 1);
+        until("the other is settled", 25 * SECOND, || !site.settlements().is_empty()).await;
+        assert_eq!(site.settlements(), ["done/deleted"], "denied: {denied}");
+        site.world.store.heal();
+        site.until_empty().await;
+        assert_eq!(worker.stop().await.done, 2, "denied: {denied}");
+        assert_eq!(marks(&site, &id), ["dead"], "denied: {denied}");
     }
 }
 

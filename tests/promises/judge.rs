@@ -17,7 +17,7 @@ use crate::sim::judge::{self, LEASE, LIMIT, LOST, ONE_CALL, P1, P2, P3, P4, P5, 
 use crate::sim::reader::{Act, Reader};
 use crate::sim::story::{Ended, Line, Story, Violation, WorkerStory};
 use crate::sim::{
-    Effect, Faults, QueueAnswer, QueueAsk, RESULTS, SOURCE, SearchAsk, Setup, Site, StoreAnswer, StoreAsk,
+    Effect, Faults, QueueAnswer, QueueAsk, RESULTS, SOURCE, SearchAsk, Setup, Site, StoreAnswer, StoreAsk, document_id,
 };
 
 mod exceptions;
@@ -216,6 +216,30 @@ const FORGERIES: &[(&str, &str, Forgery)] = &[
                 panic!("no note")
             };
             *note = note.replace("malformed", "attempts_exhausted");
+        });
+    }),
+    ("a crash loop in which nobody died", P6, |trial| {
+        trial.site.world.dead_letters.forge(|calls, _| {
+            let QueueAsk::Send(letter) = &mut calls[0].ask else { panic!("no letter") };
+            let AttributeValue::Text(note) = &mut letter.attributes.get_mut("Quittance").unwrap().value else {
+                panic!("no note")
+            };
+            *note = note.replace("malformed", "crash_loop");
+        });
+    }),
+    ("intake closed long after the last trouble", P4, |trial| {
+        let lines = &mut trial.workers[1].lines;
+        let mut stamp = lines.last().unwrap().stamp;
+        stamp.at += 7_200 * SECOND;
+        lines.push(Line { stamp, event: "breaker_opened".into(), fields: json!({ "which": "critical" }) });
+    }),
+    ("a document that is not in the index, of which an earlier revision was refused", P8, |trial| {
+        let id = document_id("a.txt");
+        trial.site.world.search.forge(|_, documents| drop(documents.remove(&id).unwrap()));
+        trial.site.world.store.forge(|_, buckets| {
+            let results = buckets.get_mut(RESULTS).unwrap();
+            let any = results.values().next().unwrap().clone();
+            results.insert(format!("errored-index/2026-11-22/default/{id}/{:020}.json", 1), any);
         });
     }),
     ("a record written after the lease", LEASE, |trial| record_puts(trial, |call| call.asked.at += 3_600 * SECOND)),

@@ -21,6 +21,9 @@ const NEARLY_TWELVE_HOURS: u64 = 12 * 3_600 - 120;
 /// Deliveries whose holder died or stood still before a message may be called a crash loop.
 const CRASHES: usize = 2;
 
+/// Three failures in a row shut intake; in a quiet queue they are apart by as much as messages that come back.
+const LATELY: Duration = Duration::from_secs(3_600);
+
 /// Adds the reader's acts to what the store's history says of each file.
 pub fn blame_files(facts: &mut Facts<'_>, begun: &[Begun]) {
     let mut of_name: HashMap<&str, Vec<Instant>> = HashMap::new();
@@ -180,8 +183,9 @@ pub fn closed_for_a_cause(facts: &Facts<'_>, host: &[Instant], findings: &mut Fi
     for life in &facts.lives {
         let lines = life.story.map_or(&[][..], |story| &story.lines);
         for line in lines.iter().filter(|line| line.event == "breaker_opened" && line.fields["which"] == "critical") {
-            let store = life.store_trouble.iter().any(|stamp| stamp.order < line.stamp.order);
-            let host = host.iter().any(|at| *at <= line.stamp.at);
+            let lately = |at: Instant| at <= line.stamp.at && line.stamp.at - at <= LATELY;
+            let store = life.store_trouble.iter().any(|stamp| stamp.order < line.stamp.order && lately(stamp.at));
+            let host = host.iter().any(|at| lately(*at));
             findings.unless(store || host, P4, || format!("{} closed intake for nothing: {}", life.who, line.fields));
         }
     }
@@ -214,7 +218,11 @@ fn failed_deliveries(facts: &Facts<'_>, subject: usize, until: Stamp) -> usize {
 /// Deliveries that have no end of their own: their holder died, stood still or lost them.
 fn unfinished_deliveries(facts: &Facts<'_>, subject: usize, until: Stamp) -> usize {
     let deliveries = facts.subjects[subject].deliveries.iter().map(|number| &facts.deliveries[*number]);
-    deliveries.filter(|held| held.heard.order < until.order && held.acknowledged().is_none()).count()
+    // One whose work a twin went on with has not come to nothing.
+    let taken_over = |held: &Delivery<'_>| held.settled.iter().any(|line| line.fields["reason"] == "twin_delivery");
+    deliveries
+        .filter(|held| held.heard.order < until.order && held.acknowledged().is_none() && !taken_over(held))
+        .count()
 }
 
 fn index_was_sick(facts: &Facts<'_>, delivery: &Delivery<'_>, until: Stamp) -> bool {

@@ -214,13 +214,15 @@ fn in_step(doc: &Doc, memories: &Memories<'_>, waits: bool, drops: bool) -> Resu
     if !waits && !dropped {
         is_of(document, object)?;
     }
+    // Of this very revision: that an earlier one was refused says nothing of the document as it is.
     let errored = || {
         let Some(results) = buckets.get(RESULTS) else { return false };
-        let of_this = |key: &String| key.contains(doc.id.as_str());
+        let revision = record["revision"].as_u64().unwrap_or_default();
+        let tail = format!("/{}/{revision:020}.json", doc.id.as_str());
         results
             .range("errored-index/".to_owned()..)
             .take_while(|(key, _)| key.starts_with("errored-index/"))
-            .any(|(key, _)| of_this(key))
+            .any(|(key, _)| key.ends_with(&tail))
     };
     match memories.search.documents.get(&doc.id) {
         Some(indexed) if record["revision"] == indexed.revision && indexed.source == *document => Ok(()),

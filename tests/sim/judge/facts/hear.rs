@@ -139,8 +139,10 @@ impl<'a> Facts<'a> {
                 Some((_, StoreAnswer::Failed(error))) => Some(error),
                 Some(_) | None => None,
             };
+            // A record that was written by somebody else is no trouble; a marker that can neither be written nor seen is.
             let conflict = matches!(heard, Some((_, StoreAnswer::Put(PutReply::Conflict))));
-            if failure.is_some() || broken || conflict || heard.is_none() {
+            let of_marker = matches!(&call.ask, StoreAsk::Put { key, .. } if key.contains("-index/"));
+            if failure.is_some() || broken || heard.is_none() || conflict && of_marker {
                 self.lives[life].store_trouble.extend(call.over());
             }
             let (bucket, key) = match &call.ask {
