@@ -1,5 +1,6 @@
 //! `redrive`: arguments → configuration → client → one command → report → exit code. No logic lives here.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -32,9 +33,9 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(run(config)) {
-        Ok(report) => {
+        Ok((report, code)) => {
             print!("{report}");
-            ExitCode::from(exit::EX_OK)
+            ExitCode::from(code)
         }
         Err(cannot) => {
             eprintln!("redrive: {cannot}");
@@ -43,10 +44,22 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: RedriveConfig) -> Result<String, CannotStart> {
-    let store = Arc::new(S3Store::new(s3::client(&start::aws().await?)));
+async fn run(config: RedriveConfig) -> Result<(String, u8), CannotStart> {
+    let aws = start::aws().await?;
+    let store = Arc::new(S3Store::new(s3::client(&aws)));
     let file = PauseFile { store, bucket: config.results_bucket };
     let done = match config.order {
+        Order::Parked { namespace, order } => {
+            let on_a_terminal = std::io::stderr().is_terminal() && !config.json;
+            let tell = |line: &str| {
+                if on_a_terminal {
+                    eprint!("{line}");
+                }
+            };
+            let by = format!("redrive parked by {}", whoami());
+            let answer = start::parked::parked(order, namespace, &file, &aws, by, &tell).await?;
+            return Ok((if config.json { answer.json } else { answer.text }, answer.code));
+        }
         Order::Pause { reason, by } => {
             let (by, at) = (by.unwrap_or_else(whoami), rfc3339(SystemClock.unix_ms()));
             file.pause(&Pause { v: 1, reason, by, at }).await
@@ -55,7 +68,7 @@ async fn run(config: RedriveConfig) -> Result<String, CannotStart> {
         Order::Status => file.status().await,
     };
     match done {
-        Ok(report) => Ok(if config.json { report.json() } else { report.text() }),
+        Ok(report) => Ok((if config.json { report.json() } else { report.text() }, exit::EX_OK)),
         Err(error) => Err(start::no_pause_file(&file.bucket, &error)),
     }
 }
@@ -63,6 +76,5 @@ async fn run(config: RedriveConfig) -> Result<String, CannotStart> {
 /// `user@host`, as far as this machine knows.
 fn whoami() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{}@{host}", user.unwrap_or_else(|| "unknown".into()))
+    format!("{}@{}", user.unwrap_or_else(|| "unknown".into()), start::host())
 }

@@ -17,6 +17,7 @@ use crate::outcome::Indexed;
 mod aimd;
 pub mod bulk;
 pub mod park;
+pub mod parked;
 pub mod replay;
 
 pub mod opensearch;
@@ -39,6 +40,8 @@ pub enum ItemAnswer {
     Durable,
     /// The document itself was refused (mapping, 400-class): another try cannot help.
     Refused(String),
+    /// A failure told of this document alone that is none of the others: an unknown 5xx.
+    Unclear(String),
     /// 429: no room for it at the moment. Slower, and again.
     Busy(String),
     /// Nothing that can be trusted: it may have been written or not. Again; the version fences.
@@ -54,6 +57,9 @@ pub enum ItemVerdict {
     Durable,
     /// The document itself was refused: another try cannot help.
     Refused(String),
+    /// A failure of its own that is neither, while nothing is said of the others. Replay counts these
+    /// (`FAILED_RETRY_MAX_RETRIES`); for a fresh document it is as good as systemic.
+    Unclear(String),
     /// Sick or overloaded index, or no answer that could be trusted: says nothing about the document.
     Systemic(String),
 }
@@ -117,7 +123,7 @@ impl SidePath {
                 return Indexed::Indexed;
             }
             ItemVerdict::Refused(reason) => (park::Lot::Errored, reason),
-            ItemVerdict::Systemic(reason) => (park::Lot::Retry, reason),
+            ItemVerdict::Unclear(reason) | ItemVerdict::Systemic(reason) => (park::Lot::Retry, reason),
         };
         let document_id = what.document_id.as_str().to_owned();
         let key = what.key.clone();

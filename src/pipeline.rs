@@ -101,7 +101,8 @@ impl Pipeline {
             }));
         }
         if let Some(replayer) = self.replayer {
-            beside.spawn(tied(replayer.run(self.gate.pauses(), end_of_work.clone())));
+            // Not to the end of the work: its lease is let go while the others drain.
+            beside.spawn(tied(replayer.run(self.gate.pauses(), stop.stop.clone())));
         }
 
         let (polls, work) = (TaskTracker::new(), TaskTracker::new());

@@ -48,6 +48,19 @@ pub struct Signals {
     usr2: Signal,
 }
 
+/// Waits for what ends an operator's command: Ctrl-C, SIGTERM, or a terminal that is gone (SIGHUP).
+pub async fn interrupted() -> io::Result<()> {
+    let [mut term, mut int, mut hup] =
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
+    tokio::select! {
+        biased;
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        _ = hup.recv() => {}
+    }
+    Ok(())
+}
+
 impl Signals {
     /// Takes the signals over. From now on they do not end the process by themselves.
     pub fn take() -> io::Result<Self> {

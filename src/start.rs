@@ -23,6 +23,8 @@ use crate::index::bulk::Lane;
 use crate::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings};
 use crate::index::park::Parking;
 use crate::index::replay::Replayer;
+use crate::index::replay::lease::Replaying;
+use crate::index::replay::patience::Budget;
 use crate::index::{Search, SidePath};
 use crate::message::s3_event::Wanted;
 use crate::outcome::Rules;
@@ -37,6 +39,8 @@ use crate::retry::{Backoff, Jitter};
 use crate::settle::Desk;
 use crate::store::s3::{self, S3Store};
 use crate::store::{Store, StoreError, layout};
+
+pub mod parked;
 
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,7 +82,12 @@ pub async fn aws() -> Result<SdkConfig, CannotStart> {
 
 /// The index client of a configuration; `None` with `SKIP_OPENSEARCH`.
 pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<OpenSearchIndex>, CannotStart> {
-    let Some(OpenSearchConfig { endpoint, index, auth }) = &config.opensearch else { return Ok(None) };
+    config.opensearch.as_ref().map(|search| index_client(search, aws)).transpose()
+}
+
+/// The client of an index.
+pub fn index_client(search: &OpenSearchConfig, aws: &SdkConfig) -> Result<OpenSearchIndex, CannotStart> {
+    let OpenSearchConfig { endpoint, index, auth } = search;
     let auth = match auth {
         OpenSearchAuth::None => Auth::None,
         OpenSearchAuth::Basic { username, password } => {
@@ -93,8 +102,7 @@ pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<Ope
         request_timeout: SEARCH_TIMEOUT,
         connect_timeout: SEARCH_CONNECT,
     };
-    let index = OpenSearchIndex::new(settings).map_err(CannotStart::misconfigured)?;
-    Ok(Some(index))
+    OpenSearchIndex::new(settings).map_err(CannotStart::misconfigured)
 }
 
 /// The two queues of a worker, found and joined.
@@ -240,6 +248,8 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
                 parking: parking(),
                 books: Arc::clone(&books),
                 jitter: Arc::clone(&jitter),
+                budget: replay_budget(config.replay_max_retries, config.replay_base_backoff, config.replay_max_backoff),
+                me: Replaying { id: run_id.to_owned(), by: format!("worker {run_id} on {}", host()) },
             });
         }
         lane = Some(new_lane);
@@ -338,6 +348,16 @@ fn desk(
         visibility: config.visibility,
         lease_clock: LeaseClock::of_system(),
     }
+}
+
+/// `FAILED_RETRY_*`.
+pub fn replay_budget(retries: u32, base: Duration, cap: Duration) -> Budget {
+    Budget { retries, backoff: Backoff { base, cap } }
+}
+
+/// This machine's name.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Not fatal, whatever it says: it is a side path. The documents are parked until it is well.

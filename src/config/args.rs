@@ -132,19 +132,19 @@ pub struct Args {
     #[arg(long = "replay", env = "ENABLE_FAILED_RETRY", value_name = "BOOL", global = true, help_heading = "Replay")]
     pub replay: Option<String>,
 
-    /// Replays of a document that is refused for unclear reasons, until it is moved to `errored-index/`; checked, but
-    /// without effect yet; default 5, range 0 to 1000.
+    /// Replays of a document that is refused for unclear reasons, until it is moved to `errored-index/`; outages do
+    /// not count; default 5, range 0 to 1000.
     #[arg(long, env = "FAILED_RETRY_MAX_RETRIES", value_name = "N", global = true, help_heading = "Replay")]
     #[arg(allow_negative_numbers = true)]
     pub replay_max_retries: Option<String>,
 
-    /// Delay in seconds before a refused document is replayed again, doubling; checked, but without effect yet;
-    /// default 30, range 1 to 86400.
+    /// Delay in seconds before such a document is replayed again, doubling, jittered down to a half; default 30,
+    /// range 1 to 86400.
     #[arg(long, env = "FAILED_RETRY_BASE_BACKOFF_SECONDS", value_name = "SECONDS", global = true)]
     #[arg(allow_negative_numbers = true, help_heading = "Replay")]
     pub replay_base_backoff_seconds: Option<String>,
 
-    /// Longest such delay in seconds; checked, but without effect yet; default 3600, range 1 to 86400.
+    /// Longest such delay in seconds; default 3600, range 1 to 86400.
     #[arg(long, env = "FAILED_RETRY_MAX_BACKOFF_SECONDS", value_name = "SECONDS", global = true)]
     #[arg(allow_negative_numbers = true, help_heading = "Replay")]
     pub replay_max_backoff_seconds: Option<String>,
@@ -239,14 +239,15 @@ impl Args {
 /// the process's environment, an empty variable can count as absent, and no value can reach `--help`. The `env`
 /// attribute stays the one place where a flag and its variable meet.
 pub(super) fn without_values(command: Command) -> Command {
-    command.mut_args(|arg| match arg.get_env() {
+    let command = command.mut_args(|arg| match arg.get_env() {
         None => arg,
         Some(name) => {
             let note = format!("[env: {}]", name.display());
             let help = arg.get_help().map(|text| format!("{text} {note}")).unwrap_or(note);
             arg.env(None::<&'static str>).help(help)
         }
-    })
+    });
+    command.mut_subcommands(without_values)
 }
 
 /// Environment variable and flag of one setting.
@@ -270,5 +271,6 @@ pub(super) fn names_of(command: &Command) -> BTreeMap<String, Name> {
         let flag = format!("--{}", arg.get_long()?);
         Some((arg.get_id().to_string(), Name { variable, flag }))
     };
-    command.get_arguments().filter_map(name).collect()
+    let of_commands = command.get_subcommands().flat_map(names_of);
+    command.get_arguments().filter_map(name).chain(of_commands).collect()
 }

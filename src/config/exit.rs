@@ -6,6 +6,12 @@
 pub const EX_OK: u8 = 0;
 /// `worker check`: at least one check failed.
 pub const EX_CHECK_FAILED: u8 = 1;
+/// `redrive`: some of it was done, and some was not.
+pub const EX_PARTIAL: u8 = 3;
+/// `redrive`: refused, nothing was done: the fleet is paused, or another is at it.
+pub const EX_REFUSED: u8 = 4;
+/// `redrive`: Ctrl-C, SIGTERM or a dropped terminal; what was done is done.
+pub const EX_INTERRUPTED: u8 = 130;
 /// Bad usage: an unknown flag or subcommand.
 pub const EX_USAGE: u8 = 64;
 /// The books do not balance.

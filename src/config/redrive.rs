@@ -14,11 +14,16 @@ use super::mistakes::{Mistakes, Reader};
 use super::setting;
 use super::urls;
 use super::values::{boolean, bucket};
+use crate::message::Namespace;
+
+mod parked;
+
+pub use parked::ParkedOrder;
 
 /// Longest reason: it goes into a log line of every worker.
 const REASON_CHARS: usize = 400;
 
-/// The operator's side of quittance: stop all workers of a results bucket, and let them go on.
+/// The operator's side of quittance: stop all workers of a results bucket and let them go on, and see to what is parked.
 #[derive(Parser, Debug)]
 #[command(name = "redrive", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP, subcommand_value_name = "COMMAND")]
 pub struct RedriveArgs {
@@ -61,6 +66,8 @@ enum Verb {
     Resume,
     /// Say whether the workers are paused, by whom, since when and why.
     Status,
+    /// Replay the documents that are not in the index yet, list them, or see to those that errored.
+    Parked(Box<parked::ParkedArgs>),
 }
 
 const AFTER_HELP: &str = "\
@@ -74,12 +81,16 @@ Examples:
   redrive status                             who paused, since when, why
   redrive status --json
   redrive resume
+  redrive parked --list                      documents that wait for the index (redrive parked --help)
 
 Exit codes:
   0   well, also where there was nothing to change (the report says so)
+  3   partial: some was done, some was not
+  4   refused: paused, or another is at it
   64  bad usage: no command, an unknown flag or command, no reason
   75  a dependency is not there: the bucket, credentials, the network
-  78  bad configuration: all mistakes are listed, each with its fix";
+  78  bad configuration: all mistakes are listed, each with its fix
+  130 interrupted";
 
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
@@ -100,7 +111,7 @@ impl RedriveArgs {
         let mut command = without_values(Self::command());
         let args = Self::from_arg_matches(&command.try_get_matches_from_mut(argv)?)?;
         if args.command.is_none() {
-            let what = "no command was given, so nothing is done; there are: pause, resume, status";
+            let what = "no command was given, so nothing is done; there are: pause, resume, status, parked";
             return Err(command.error(ErrorKind::MissingSubcommand, what));
         }
         Ok(args)
@@ -121,6 +132,13 @@ pub enum Order {
     Resume,
     /// Look.
     Status,
+    /// See to what is parked.
+    Parked {
+        /// Whose.
+        namespace: Namespace,
+        /// What to do.
+        order: ParkedOrder,
+    },
 }
 
 /// What `redrive` runs with.
@@ -146,12 +164,14 @@ impl RedriveConfig {
         }
         let order = match &args.command {
             Some(Verb::Pause { reason: Some(reason), by, status: _ }) => {
-                Order::Pause { reason: reason.clone(), by: by.clone() }
+                Some(Order::Pause { reason: reason.clone(), by: by.clone() })
             }
-            Some(Verb::Pause { reason: None, .. } | Verb::Status) | None => Order::Status,
-            Some(Verb::Resume) => Order::Resume,
+            Some(Verb::Pause { reason: None, .. } | Verb::Status) | None => Some(Order::Status),
+            Some(Verb::Resume) => Some(Order::Resume),
+            Some(Verb::Parked(args)) => parked::convert(read, args, allow_http.unwrap_or(true))
+                .map(|(namespace, order)| Order::Parked { namespace, order }),
         };
-        let built = || Some(Self { order, results_bucket: results_bucket?, json: args.json });
+        let built = || Some(Self { order: order?, results_bucket: results_bucket?, json: args.json });
         read.finish(built())
     }
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use tokio::sync::Notify;
 
+pub mod markers;
+
 use crate::clock::{WallClock, date, rfc3339};
 use crate::message::{DocumentId, Namespace};
 use crate::store::{Condition, PutReply, Store, StoreError, layout};
@@ -62,7 +64,27 @@ pub enum Lot {
     Errored,
 }
 
+impl Lot {
+    /// Where its markers lie.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Lot::Retry => "retry-index/",
+            Lot::Errored => "errored-index/",
+        }
+    }
+}
+
+/// Who wrote a marker that is there now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// This call.
+    Now,
+    /// Somebody before it, or a try of this call whose reply was lost.
+    Before,
+}
+
 /// The markers of one namespace.
+#[derive(Clone)]
 pub struct Parking {
     /// Where markers go.
     pub store: Arc<dyn Store>,
@@ -103,34 +125,39 @@ impl Parking {
         Ok(())
     }
 
-    /// A marker that replay gives up on, under the same tail in `errored-index/`, with its first `failed_at` kept.
-    pub async fn move_to_errored(&self, parked_key: &str, marker: &Marker, reason: &str) -> Result<(), String> {
-        let tail = parked_key.strip_prefix("retry-index/").ok_or_else(|| format!("{parked_key} is not parked"))?;
-        self.write(&format!("errored-index/{tail}"), &Marker { reason: reason.to_owned(), ..marker.clone() }).await
+    /// Writes the marker into the other lot, under the same tail (replay gives up, or an operator resets). Whether this
+    /// call wrote it decides who may remove the first one: see `replay::one` and `parked::reset`.
+    pub async fn copy(&self, tail: &str, lot: Lot, marker: &Marker) -> Result<Written, String> {
+        let written = self.write(&format!("{}{tail}", lot.prefix()), marker).await?;
+        match lot {
+            Lot::Retry => self.news.notify_one(),
+            Lot::Errored => {}
+        }
+        Ok(written)
     }
 
-    async fn write(&self, key: &str, marker: &Marker) -> Result<(), String> {
+    async fn write(&self, key: &str, marker: &Marker) -> Result<Written, String> {
         let body = Bytes::from(serde_json::to_vec(marker).map_err(|error| error.to_string())?);
         match tokio::time::timeout(PARK_LIMIT, self.acknowledged(key, body)).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(format!("lost every race for {key}, and it is not there")),
+            Ok(Ok(Some(written))) => Ok(written),
+            Ok(Ok(None)) => Err(format!("lost every race for {key}, and it is not there")),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {PARK_LIMIT:?}")),
         }
     }
 
     /// A conflict is a 412, which proves that the marker is there, or a 409, which proves nothing: it is looked at.
-    async fn acknowledged(&self, key: &str, body: Bytes) -> Result<bool, StoreError> {
+    async fn acknowledged(&self, key: &str, body: Bytes) -> Result<Option<Written>, StoreError> {
         for _ in 0..3 {
             let put = self.store.put(&self.bucket, key, body.clone(), &BTreeMap::new(), Condition::Absent).await?;
-            let there = match put {
-                PutReply::Written { .. } => true,
-                PutReply::Conflict => self.store.head(&self.bucket, key).await?.is_some(),
-            };
-            if there {
-                return Ok(true);
+            match put {
+                PutReply::Written { .. } => return Ok(Some(Written::Now)),
+                PutReply::Conflict if self.store.head(&self.bucket, key).await?.is_some() => {
+                    return Ok(Some(Written::Before));
+                }
+                PutReply::Conflict => {}
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }

@@ -1,36 +1,42 @@
 //! Replay: parked documents into the index, oldest first, from the record as it is now.
 //!
-//! Promises P8 (a marker names a document, never its text: what is indexed is the newest record) and that an outage
-//! costs a marker nothing. A marker goes only after the index has acknowledged. Takes the same bulk lane as fresh
-//! documents. Its own budget, its place in line and the advisory lease come with a later issue.
+//! Promises P8 (a marker names a document, never its text: what is indexed is the newest record, a tombstone as a soft
+//! delete) and that an outage costs a marker nothing. A marker goes only after the index has acknowledged, or another
+//! marker lies in `errored-index/`. Takes the same bulk lane as fresh documents. The worker's replay and `redrive parked`
+//! are one code: a sweep over what is parked (`sweep`), under an advisory lease (`lease`), with a memory of what was
+//! refused (`patience`). Knows no message.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::bulk::{Class, Lane, Room};
-use super::park::{Marker, Parking};
-use super::{IndexItem, ItemVerdict};
+use super::bulk::{Lane, Room};
+use super::park::Parking;
+use super::park::markers::Markers;
 use crate::books::Books;
 use crate::events::{self, Event};
 use crate::gate::Pauses;
 use crate::message::Namespace;
-use crate::process::record::Record;
 use crate::retry::{Backoff, Jitter};
-use crate::store::{Store, StoreError, layout, read_all};
+use crate::store::Store;
+
+pub mod lease;
+mod one;
+pub mod patience;
+pub mod sweep;
+
+use lease::{Lease, Replaying, Taken};
+use patience::{Budget, Patience};
+use sweep::{Halt, Sweep, Tally};
 
 /// Between two looks at the parked prefix, while something is there; doubling to the cap while nothing is, for a look
 /// is a LIST that is paid for. A document that this worker parks brings the next look forward.
 const LOOKS: Backoff = Backoff { base: Duration::from_secs(10), cap: Duration::from_secs(120) };
-/// Markers per look.
-const PAGE: usize = 100;
-/// Markers in work at once.
-const TOGETHER: usize = 16;
-const MARKER_LIMIT: usize = 64 * 1024;
-const RECORD_LIMIT: usize = 64 * 1024 * 1024;
+/// Between two looks at a lease that another holds: one GET, and no LIST.
+const HELD_LOOKS: Duration = Duration::from_secs(20);
 
-/// The replayer of one worker.
+/// What a replayer works with: that of a worker, or of `redrive parked`.
 pub struct Replayer {
     /// Where markers and records lie.
     pub store: Arc<dyn Store>,
@@ -46,38 +52,22 @@ pub struct Replayer {
     pub books: Arc<Books>,
     /// Spread of looks: workers must not list in step.
     pub jitter: Arc<Jitter>,
-}
-
-/// What became of a marker.
-enum Fate {
-    /// Its document is in the index.
-    Indexed,
-    /// It lies in `errored-index/` now.
-    Errored,
-    /// Somebody else was there first, or it is no marker of ours.
-    NotOurs,
-    /// Its own trouble (record denied, archived, cut off): the next look tries again, the others go on.
-    Stuck(String),
-    /// The index or the store is sick: the rest waits, free of charge.
-    Sick(String),
-}
-
-#[derive(Default)]
-struct Tally {
-    indexed: u64,
-    errored: u64,
-    stuck: u64,
-    /// What the first stuck one said.
-    trouble: Option<String>,
+    /// `FAILED_RETRY_*`.
+    pub budget: Budget,
+    /// In the lease.
+    pub me: Replaying,
 }
 
 impl Replayer {
-    /// Runs until told to stop; does nothing while the worker is paused.
+    /// Runs until told to stop; does nothing while the worker is paused, and lets the lease go after each sweep: another
+    /// namespace of this bucket may be waiting for it.
     pub async fn run(self, mut pauses: Pauses, stop: CancellationToken) {
-        let (mut idle, mut turn) = (0, 0_usize);
+        let (mut lease, mut patience) = (self.lease(), Patience::new(self.budget));
+        let (mut idle, mut turn, mut behind, mut blind) = (0, 0_usize, false, false);
         loop {
             tokio::select! { biased; () = stop.cancelled() => return, () = pauses.over() => {} }
-            let pause = tokio::time::sleep(LOOKS.wait(idle, &self.jitter));
+            let pause = if behind { self.jitter.half_to_one(HELD_LOOKS) } else { LOOKS.wait(idle, &self.jitter) };
+            let pause = tokio::time::sleep(pause);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -94,147 +84,83 @@ impl Replayer {
             let mut tally = Tally::default();
             let swept = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                swept = self.sweep(&mut tally, turn, &pauses) => swept,
+                () = stop.cancelled() => None,
+                swept = async {
+                    // Where nothing is parked nobody need hold the lease for it.
+                    if !behind && let Some(halt) = self.nothing_to_do(&mut tally).await {
+                        return halt;
+                    }
+                    let taken = lease.take().await;
+                    let without = taken == Taken::Without;
+                    if without && !blind {
+                        told_blind();
+                    }
+                    blind = without;
+                    match taken {
+                        Taken::Ours | Taken::Without => {
+                            let lost = lease.lost();
+                            let sweep = Sweep { of: &self, go_on: &|| !lost.is_cancelled() && !pauses.on(), turn };
+                            lease.under(sweep.over_all(&mut patience, &mut tally)).await
+                        }
+                        Taken::Held(_) => Halt::Behind,
+                        Taken::OutOfReach(error) => Halt::Sick(error.to_string()),
+                    }
+                } => Some(swept),
             };
+            lease.release().await;
             turn = turn.wrapping_add(1);
+            self.tell(&tally, swept.as_ref());
+            let Some(swept) = swept else { return };
+            behind = swept == Halt::Behind;
             // By progress: what is stuck is not looked at every few seconds for ever.
             idle = if tally.indexed + tally.errored == 0 { idle.saturating_add(1) } else { 0 };
-            if tally.indexed + tally.errored > 0 {
-                self.books.replayed(tally.indexed);
-                let Tally { indexed, errored, stuck, .. } = tally;
-                events::ParkedReplayed { indexed, errored, stuck }.emit();
-            }
-            if let Some(detail) = swept.err().map(|error| error.to_string()).or(tally.trouble) {
-                events::ReplayTrouble { detail, stuck: tally.stuck }.emit();
-            }
         }
     }
 
-    /// Once over what is parked, oldest first, for as long as index and store are well.
-    async fn sweep(&self, tally: &mut Tally, turn: usize, pauses: &Pauses) -> Result<(), StoreError> {
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.store.list(&self.bucket, "retry-index/", after.as_deref(), PAGE).await?;
-            let mut keys: Vec<&String> = page.keys.iter().filter(|key| is_of(&self.namespace, key)).collect();
-            if self.lane.room() == Room::One && !keys.is_empty() {
-                // The one that finds out must not be the same each time: it may be what the index cannot take.
-                let turn = turn % keys.len();
-                keys.rotate_left(turn);
-            }
-            let mut rest = keys.as_slice();
-            while !rest.is_empty() {
-                if pauses.on() {
-                    return Ok(()); // those in work were finished
-                }
-                // While the index is not known to be well, one document finds out for all.
-                let together = match self.lane.room() {
-                    Room::Free => TOGETHER.min(rest.len()),
-                    Room::One => 1,
-                    Room::None => return Ok(()),
-                };
-                let (now, later) = rest.split_at(together);
-                rest = later;
-                let mut sick = None;
-                for fate in futures_util::future::join_all(now.iter().map(|key| self.fate(key))).await {
-                    match fate {
-                        Fate::Indexed => tally.indexed += 1,
-                        Fate::Errored => tally.errored += 1,
-                        Fate::NotOurs => {}
-                        Fate::Stuck(why) => {
-                            tally.stuck += 1;
-                            tally.trouble.get_or_insert(why);
-                        }
-                        Fate::Sick(why) => sick = Some(why),
-                    }
-                }
-                if let Some(why) = sick {
-                    tally.trouble.get_or_insert(why);
-                    return Ok(());
-                }
-            }
-            after = page.keys.last().cloned();
-            if !page.more || after.is_none() {
-                return Ok(());
-            }
+    /// Our side of the lease.
+    pub fn lease(&self) -> Lease {
+        let clock = Arc::clone(&self.parking.clock);
+        Lease::new(Arc::clone(&self.store), &self.bucket, &self.namespace, self.me.clone(), clock)
+    }
+
+    /// What is parked.
+    pub fn markers(&self) -> Markers {
+        let (store, bucket, namespace) = (Arc::clone(&self.store), self.bucket.clone(), self.namespace.clone());
+        Markers { store, bucket, namespace, lot: super::park::Lot::Retry }
+    }
+
+    async fn nothing_to_do(&self, tally: &mut Tally) -> Option<Halt> {
+        tally.lists += 1;
+        match self.markers().after(None, 1).await {
+            Ok(batch) if batch.markers.is_empty() && batch.next.is_none() => Some(Halt::Through),
+            Ok(_) => None,
+            Err(error) => Some(Halt::Sick(error.to_string())),
         }
     }
 
-    async fn fate(&self, key: &str) -> Fate {
-        match self.replay(key).await {
-            Ok(fate) => fate,
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Throttled(_) | StoreError::BucketMissing(_))) => {
-                Fate::Sick(error.to_string())
-            }
-            Err(
-                error @ (StoreError::Denied(_)
-                | StoreError::Archived(_)
-                | StoreError::Interrupted(_)
-                | StoreError::Refused(_)),
-            ) => Fate::Stuck(format!("{key}: {error}")),
+    /// Books and lines of a sweep, also of one that was cut short: what was done is done.
+    fn tell(&self, tally: &Tally, swept: Option<&Halt>) {
+        let Tally { indexed, errored, stuck, .. } = *tally;
+        if indexed + errored > 0 {
+            events::ParkedReplayed { indexed, errored, stuck }.emit();
         }
-    }
-
-    async fn replay(&self, key: &str) -> Result<Fate, StoreError> {
-        let Some(object) = self.store.get(&self.bucket, key).await? else { return Ok(Fate::NotOurs) };
-        let marker: Marker = match serde_json::from_slice(&read_all(object, MARKER_LIMIT).await?) {
-            Ok(marker) => marker,
-            Err(error) => return Ok(Fate::Stuck(format!("{key} is no marker: {error}"))),
+        let trouble = match swept {
+            Some(Halt::Sick(why)) => Some(why.clone()),
+            Some(Halt::Through | Halt::Behind | Halt::NoRoom | Halt::ToldTo) | None => tally.trouble.clone(),
         };
-        let record_key = layout::record(&self.namespace, &marker.document_id);
-        let Some(object) = self.store.get(&self.bucket, &record_key).await? else {
-            // Records are never removed by us: somebody did. There is nothing to index; keep the marker where it shows.
-            return self.give_up(key, &marker, "its record is gone").await;
-        };
-        let record: Record = match serde_json::from_slice(&read_all(object, RECORD_LIMIT).await?) {
-            Ok(record) => record,
-            Err(error) => return self.give_up(key, &marker, &format!("its record cannot be read: {error}")).await,
-        };
-        let item: IndexItem = match record.index_entry() {
-            Ok((item, _)) => item,
-            Err(error) => return self.give_up(key, &marker, &error).await,
-        };
-        match self.lane.submit(item, Class::Replay).await {
-            ItemVerdict::Durable => {
-                self.store.delete(&self.bucket, key).await?;
-                Ok(Fate::Indexed)
-            }
-            ItemVerdict::Refused(reason) => self.give_up(key, &marker, &reason).await,
-            // With the breaker closed the others may well be taken: this one alone waits.
-            ItemVerdict::Systemic(why) if self.lane.room() == Room::Free => Ok(Fate::Stuck(format!("{key}: {why}"))),
-            ItemVerdict::Systemic(why) => Ok(Fate::Sick(why)),
+        if let Some(detail) = trouble {
+            events::ReplayTrouble { detail, stuck }.emit();
         }
-    }
-
-    /// Into `errored-index/` first, then away from `retry-index/`.
-    async fn give_up(&self, key: &str, marker: &Marker, reason: &str) -> Result<Fate, StoreError> {
-        if let Err(trouble) = self.parking.move_to_errored(key, marker, reason).await {
-            return Ok(Fate::Stuck(format!("{key}: cannot be moved to errored-index/: {trouble}")));
-        }
-        self.store.delete(&self.bucket, key).await?;
-        let document_id = marker.document_id.as_str().to_owned();
-        let (key, revision, reason) = (marker.key.clone(), marker.revision, reason.to_owned());
-        events::DocumentErrored { document_id, key, revision, reason }.emit();
-        Ok(Fate::Errored)
     }
 }
 
-/// `retry-index/{date}/{namespace}/…`: the third part and no other, for a namespace may look like a date.
-fn is_of(namespace: &Namespace, key: &str) -> bool {
-    key.split('/').nth(2) == Some(namespace.as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_marker_belongs_to_the_namespace_in_its_place() {
-        let of = |namespace, key| is_of(&Namespace::parse(namespace).unwrap(), key);
-        let key = "retry-index/2026-11-22/default/abc/00000000000000000001.json";
-        assert!(of("default", key));
-        for other in ["2026-11-22", "abc", "retry-index", "defaul"] {
-            assert!(!of(other, key), "{other}");
-        }
-    }
+/// Once for each time that it begins.
+pub(super) fn told_blind() {
+    let key = crate::store::layout::REPLAY;
+    let seconds = lease::EXPIRES.as_secs();
+    let detail = format!(
+        "{key} has been out of reach for {seconds} s: replaying without it (more than one may replay at once, which is \
+         safe); fix: grant s3:GetObject and s3:PutObject on it"
+    );
+    events::Notice { detail }.emit();
 }

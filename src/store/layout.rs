@@ -35,6 +35,9 @@ pub fn attempts(namespace: &Namespace, message: &MessageId) -> String {
 /// The fleet-wide pause: one for all namespaces of a results bucket.
 pub const PAUSE: &str = "control/pause.json";
 
+/// The advisory lease of the replayer: one for a results bucket, as the pause.
+pub const REPLAY: &str = "control/replay.json";
+
 /// What a worker writes while it finds out whether the results bucket is well again.
 pub fn probe(namespace: &Namespace) -> String {
     format!("control/probe-{namespace}.json")

@@ -181,10 +181,11 @@ async fn a1_8_notifications_of_our_own_writes_make_no_more_messages() {
     for _ in 0..600 {
         sleep(SECOND).await;
         sent.push(notify());
-        assert!(sent.last() <= Some(&100), "it feeds itself");
+        assert!(sent.last() <= Some(&101), "it feeds itself");
     }
-    assert_eq!((sent[59], sent[599]), (100, 100), "50 records and 50 markers, once");
+    assert!(sent[59] >= 100);
+    assert_eq!(sent[599], 101, "50 records, 50 markers and the replayer's lease, once each");
     assert!(site.world.queue.is_empty());
     let line = worker.stop().await;
-    assert_eq!((line.received, line.done, line.skipped, line.dead_lettered), (150, 50, 100, 0));
+    assert_eq!((line.received, line.done, line.skipped, line.dead_lettered), (151, 50, 101, 0));
 }

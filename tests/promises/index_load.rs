@@ -103,7 +103,7 @@ async fn a4_6_the_foreground_is_hardly_slower_while_ten_thousand_documents_are_r
         site.forget_lines();
         for n in 0..300 {
             site.world.upload(&format!("{name}/{n}.txt"), format!("text {n}"), 1);
-            sleep(100 * MS).await;
+            sleep(30 * MS).await; // all within the replay
         }
         site.until_empty().await;
         let left = parked();

@@ -1,4 +1,4 @@
-//! A replayer: the order of calls of `src/index/replay.rs`.
+//! A replayer: the order of calls of `src/index/replay/one.rs`.
 //!
 //! A marker is listed and read, then the record as it is now; that goes into the index under its own revision, and only
 //! then the marker goes. Giving up before the index was asked changes nothing, so it is not a step of its own.

@@ -23,6 +23,8 @@ pub struct SearchFaults {
     pub probe: Faults,
     /// Documents the mapping refuses, each with the reason.
     pub refuse: BTreeMap<DocumentId, String>,
+    /// Documents that get an unclear answer of their own, each with its words.
+    pub unclear: BTreeMap<DocumentId, String>,
     /// Documents that make the index refuse any request they are in.
     pub poison: BTreeSet<DocumentId>,
     /// More items than this in a request: refused as a whole (413).
@@ -238,6 +240,9 @@ impl State {
                 self.hold(item);
             }
             return ItemAnswer::Unknown("the item cannot be read".into());
+        }
+        if let Some(reason) = self.faults.unclear.get(&item.document_id) {
+            return ItemAnswer::Unclear(reason.clone());
         }
         if let Some(reason) = self.faults.refuse.get(&item.document_id) {
             return ItemAnswer::Refused(reason.clone());

@@ -17,7 +17,10 @@ use quittance::gate::{Gate, Probe};
 use quittance::index::SidePath;
 use quittance::index::bulk::Lane;
 use quittance::index::park::Parking;
+use quittance::index::parked::Lots;
 use quittance::index::replay::Replayer;
+use quittance::index::replay::lease::Replaying;
+use quittance::index::replay::patience::Budget;
 use quittance::message::s3_event::{Source, Wanted};
 use quittance::message::{DocumentId, MessageId, Namespace};
 use quittance::outcome::Rules;
@@ -52,6 +55,7 @@ pub struct Setup {
     pub max_receive_count: Option<u32>,
     pub backoff: Backoff,
     pub replay: bool,
+    pub replay_budget: Budget,
     /// False is `SKIP_OPENSEARCH`.
     pub search: bool,
     pub on_missing: OnMissingObject,
@@ -76,6 +80,10 @@ impl Default for Setup {
             max_receive_count: Some(20),
             backoff: Backoff { base: Duration::from_secs(30), cap: Duration::from_secs(900) },
             replay: true,
+            replay_budget: Budget {
+                retries: 5,
+                backoff: Backoff { base: Duration::from_secs(30), cap: Duration::from_secs(3_600) },
+            },
             search: true,
             on_missing: OnMissingObject::DeadLetter,
             on_extraction_error: OnExtractionError::Index,
@@ -257,6 +265,37 @@ impl Site {
         Parking { store, bucket: RESULTS.into(), namespace: namespace(), clock: self.clock(), news: Arc::default() }
     }
 
+    /// What replays, put together as `start` does it for worker and operator, and what drives its lane.
+    pub fn replayer(
+        &self,
+        who: &str,
+        setup: &Setup,
+        wires: &Arc<Wires>,
+        books: &Arc<Books>,
+        jitter: &Arc<Jitter>,
+    ) -> (Replayer, futures_util::future::BoxFuture<'static, ()>) {
+        let search = self.world.search.seen_by(who).given_up_after(setup.search_timeout);
+        let search = Wired { wires: Arc::clone(wires), port: search };
+        let (lane, driver) = Lane::new(Arc::new(search), Arc::clone(jitter));
+        let replayer = Replayer {
+            store: self.store(who, wires),
+            bucket: RESULTS.into(),
+            namespace: namespace(),
+            lane,
+            parking: self.parking(who, wires),
+            books: Arc::clone(books),
+            jitter: Arc::clone(jitter),
+            budget: setup.replay_budget,
+            me: Replaying { id: wires.run.clone(), by: format!("worker {who}") },
+        };
+        (replayer, Box::pin(driver))
+    }
+
+    /// `redrive parked` with these wires.
+    pub fn lots(&self, who: &str, wires: &Arc<Wires>) -> Lots {
+        Lots { parking: self.parking(who, wires) }
+    }
+
     /// Starts a worker, put together as `start::worker` does it.
     pub fn start(&self, who: &str, setup: &Setup) -> Worker {
         let books = Arc::new(Books::default());
@@ -267,20 +306,10 @@ impl Site {
         let jitter = Arc::new(Jitter::seeded(seed));
         let (mut lane, mut drive, mut replayer) = (None, None, None);
         if setup.search {
-            let search = self.world.search.seen_by(who).given_up_after(setup.search_timeout);
-            let search = Wired { wires: Arc::clone(&wires), port: search };
-            let (new, driver) = Lane::new(Arc::new(search), Arc::clone(&jitter));
-            replayer = setup.replay.then(|| Replayer {
-                store: self.store(who, &wires),
-                bucket: RESULTS.into(),
-                namespace: namespace(),
-                lane: new.clone(),
-                parking: self.parking(who, &wires),
-                books: Arc::clone(&books),
-                jitter: Arc::clone(&jitter),
-            });
-            lane = Some(new);
-            drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
+            let (new, driver) = self.replayer(who, setup, &wires, &books, &jitter);
+            lane = Some(new.lane.clone());
+            replayer = setup.replay.then_some(new);
+            drive = Some(driver);
         }
         let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count, setup.concurrency));
         let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));

@@ -22,6 +22,7 @@ mod keys;
 mod main_job;
 mod outage;
 mod overwrite;
+mod parked;
 mod pause;
 mod sharing;
 mod start;

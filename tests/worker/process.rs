@@ -80,6 +80,12 @@ impl Launch {
         self.run_program(Path::new(env!("CARGO_BIN_EXE_redrive")), arguments)
     }
 
+    /// Starts a command of `redrive`.
+    pub fn spawn_redrive(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(Path::new(env!("CARGO_BIN_EXE_redrive")), arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     fn run_program(&self, program: &Path, arguments: &[&str]) -> Output {
         let mut command = self.command(program, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -136,7 +136,7 @@ fn hear(
     begin: Instant,
     ended: impl FnOnce(Ending),
 ) -> Option<Part> {
-    let (mut busy, mut at_work, mut trouble) = (false, false, None);
+    let (mut busy, mut at_work, mut trouble, mut unknown) = (false, false, None, Vec::new());
     let mut again = Part { offered: Vec::new(), tries: part.tries + 1, why: String::new() };
     let mut answers = answers.into_iter();
     for mut offered in part.offered {
@@ -154,6 +154,10 @@ fn hear(
                 offered.answer(ItemVerdict::Systemic(why.clone()));
                 trouble.get_or_insert(why);
             }
+            ItemAnswer::Unclear(why) => {
+                offered.answer(ItemVerdict::Unclear(why.clone()));
+                trouble.get_or_insert(why);
+            }
             ItemAnswer::Busy(why) => {
                 busy = true;
                 again.offered.push(offered);
@@ -164,7 +168,7 @@ fn hear(
                     again.offered.push(offered);
                     again.why.clone_from(&why);
                 } else {
-                    offered.answer(ItemVerdict::Systemic(why.clone()));
+                    unknown.push((offered, why.clone()));
                 }
                 trouble.get_or_insert(why);
             }
@@ -181,6 +185,9 @@ fn hear(
         (false, None) => {} // busy and nothing else: alive, and not at work for us
     }
     learnt.at_work |= at_work;
+    // Where others of the batch were judged, it is about these alone.
+    let verdict = if learnt.at_work { ItemVerdict::Unclear } else { ItemVerdict::Systemic };
+    unknown.into_iter().for_each(|(mut offered, why)| offered.answer(verdict(why)));
     (!again.offered.is_empty()).then_some(again)
 }
 

@@ -232,7 +232,7 @@ async fn only_what_has_no_verdict_is_sent_again_and_within_the_time_of_one_reque
         ("a reply that cannot be read", &[UNKNOWN + 1, UNKNOWN + 1], "dd", &[2, 2], true),
         ("a reply that ends in the middle", &[GOOD, SILENT + 1, GOOD], "ddd", &[3, 2], true),
         ("busy and unknown together", &[BUSY + 1, UNKNOWN + 1, GOOD], "ddd", &[3, 2], true),
-        ("one that is never readable", &[GOOD, UNKNOWN + 90], "ds", &[2, 1, 1], true),
+        ("one that is never readable", &[GOOD, UNKNOWN + 90], "du", &[2, 1, 1], true),
         ("replies that are never readable", &[UNKNOWN + 90, UNKNOWN + 90], "ss", &[2, 2, 2], false),
         ("a sick cluster is not asked twice", &[GOOD, SICK], "ds", &[2], true),
     ];
@@ -243,6 +243,7 @@ async fn only_what_has_no_verdict_is_sent_again_and_within_the_time_of_one_reque
         let told_as = |verdict: &ItemVerdict| match verdict {
             ItemVerdict::Durable => 'd',
             ItemVerdict::Refused(_) => 'r',
+            ItemVerdict::Unclear(_) => 'u',
             ItemVerdict::Systemic(_) => 's',
         };
         assert_eq!(verdicts.iter().map(told_as).collect::<String>(), expected, "{name}");

@@ -118,7 +118,9 @@ fn answer(item: Item<'_>) -> ItemAnswer {
         409 if kinds(&error).any(|kind| kind == "version_conflict_engine_exception") => ItemAnswer::Durable,
         // An unknown 400 is the document's too: taken for the cluster's, one document would stop the index for all.
         400 | 413 | 422 => ItemAnswer::Refused(reason),
-        _ => ItemAnswer::Sick(reason),
+        // Who asks and how much is never a document's affair, whatever the type is called.
+        401..=403 | 429 => ItemAnswer::Sick(reason),
+        _ => ItemAnswer::Unclear(reason),
     }
 }
 

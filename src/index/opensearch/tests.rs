@@ -201,7 +201,7 @@ async fn over_the_wire_each_document_has_its_verdict_whatever_the_replies_are_li
             let place = match verdict {
                 ItemVerdict::Durable => 0,
                 ItemVerdict::Refused(_) => 1,
-                ItemVerdict::Systemic(_) => 2,
+                ItemVerdict::Unclear(_) | ItemVerdict::Systemic(_) => 2,
             };
             counts[place] += 1;
         }

@@ -90,13 +90,13 @@ impl Cell {
     pub async fn meet(mut self, row: Row) -> Self {
         let fate = row.fate().expect("a fault that can be");
         match row.op {
-            Op::PutMarker | Op::ListMarkers | Op::GetMarker | Op::DeleteMarker => self.search_is_down(),
+            Op::PutMarker | Op::ListMarkers | Op::GetParked | Op::DeleteMarker => self.search_is_down(),
             // Work in hand for as long as it takes to extend its lease.
             Op::Extend => self.s3.hold(self.is_meant(Op::GetSource)),
             _ => {}
         }
         let mut sent = Vec::new();
-        let replays = matches!(row.op, Op::ListMarkers | Op::GetMarker | Op::DeleteMarker);
+        let replays = matches!(row.op, Op::ListMarkers | Op::GetParked | Op::DeleteMarker);
         if replays {
             self.send_some(&row, &mut sent, 3).await;
             self.all_are_parked(&sent).await;
@@ -185,7 +185,7 @@ impl Cell {
                 Op::GetAttempts => result("GET", "attempts"),
                 Op::PutAttempts => result("PUT", "attempts"),
                 Op::ListMarkers => s3("GET", &results) && head.path.contains("prefix=retry-index"),
-                Op::GetMarker => result("GET", "retry-index"),
+                Op::GetParked => result("GET", "processed"),
                 Op::DeleteMarker => result("DELETE", "retry-index"),
                 Op::ProbeBucket => {
                     head.method == "GET" && head.path.contains("list-type=2") && !head.path.contains("prefix=")

@@ -34,7 +34,7 @@ const STARTS: usize = 6;
 
 /// About how long a row takes, in seconds: the long ones go first.
 fn weight(row: &Row) -> u32 {
-    let replays = matches!(row.op, Op::PutMarker | Op::ListMarkers | Op::GetMarker | Op::DeleteMarker | Op::Bulk);
+    let replays = matches!(row.op, Op::PutMarker | Op::ListMarkers | Op::GetParked | Op::DeleteMarker | Op::Bulk);
     let held_up = match (row.op.service(), row.class) {
         (Service::S3, Class::Drip | Class::Stall) => 30,
         (_, Class::Drip | Class::Stall | Class::Hang | Class::HangAfter) => 15,

@@ -21,7 +21,8 @@ pub enum Op {
     GetAttempts,
     PutAttempts,
     ListMarkers,
-    GetMarker,
+    /// The record of a parked document.
+    GetParked,
     DeleteMarker,
     /// The gate's look at a bucket, while intake is shut.
     ProbeBucket,
@@ -43,7 +44,7 @@ pub const OPS: [Op; 18] = [
     Op::GetAttempts,
     Op::PutAttempts,
     Op::ListMarkers,
-    Op::GetMarker,
+    Op::GetParked,
     Op::DeleteMarker,
     Op::ProbeBucket,
     Op::Bulk,
@@ -70,7 +71,7 @@ impl Op {
             | Op::GetAttempts
             | Op::PutAttempts
             | Op::ListMarkers
-            | Op::GetMarker
+            | Op::GetParked
             | Op::DeleteMarker
             | Op::ProbeBucket => Service::S3,
         }
@@ -86,7 +87,7 @@ impl Op {
 
     /// Reads an object, whose checksum S3 sends along.
     fn downloads(self) -> bool {
-        matches!(self, Op::GetSource | Op::GetRecord | Op::GetAttempts | Op::GetMarker)
+        matches!(self, Op::GetSource | Op::GetRecord | Op::GetAttempts | Op::GetParked)
     }
 
     /// Its reply has a body.
@@ -368,7 +369,7 @@ impl Row {
             | Op::SendToDlq
             | Op::PutMarker
             | Op::ListMarkers
-            | Op::GetMarker
+            | Op::GetParked
             | Op::DeleteMarker
             | Op::ProbeBucket
             | Op::Bulk => false,

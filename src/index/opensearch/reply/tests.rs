@@ -25,6 +25,7 @@ fn kind(answer: &ItemAnswer) -> &'static str {
     match answer {
         ItemAnswer::Durable => "durable",
         ItemAnswer::Refused(_) => "refused",
+        ItemAnswer::Unclear(_) => "unclear",
         ItemAnswer::Busy(_) => "busy",
         ItemAnswer::Unknown(_) => "unknown",
         ItemAnswer::Sick(_) => "sick",
@@ -85,18 +86,18 @@ fn an_item_is_judged_by_its_error_and_not_by_its_status_alone() {
         (403, error("security_exception", "no permissions for [indices:data/write/bulk]"), "sick"),
         (401, error("security_exception", "unauthorized"), "sick"),
         (402, error("exception", "serverless: throttled"), "sick"),
-        (404, error("document_missing_exception", "gone"), "sick"),
+        (404, error("document_missing_exception", "gone"), "unclear"),
         (400, error("illegal_argument_exception", "pipeline with id [clean] does not exist"), "sick"),
-        (500, error("null_pointer_exception", "null"), "sick"),
+        (500, error("null_pointer_exception", "null"), "unclear"),
         (503, error("unavailable_shards_exception", "[t-v1][0] primary shard is not active Timeout: [5s]"), "sick"),
-        (504, json!({}), "sick"),
+        (504, json!({}), "unclear"),
         (413, error("content_too_long_exception", "too long"), "refused"),
         (400, error("some_exception_of_tomorrow", "?"), "refused"),
         (400, json!("MapperParsingException[failed]"), "refused"),
         // other conflicts than ours say nothing
-        (409, error("resource_already_exists_exception", "?"), "sick"),
+        (409, error("resource_already_exists_exception", "?"), "unclear"),
         // an error takes back what the status says
-        (200, error("mapper_parsing_exception", "?"), "sick"),
+        (200, error("mapper_parsing_exception", "?"), "unclear"),
         // a document must not talk itself into a sick cluster, nor into a sound one
         (400, error("mapper_parsing_exception", "failed to parse: 'index [x] blocked by: [FORBIDDEN/8/…]'"), "refused"),
         (400, error("mapper_parsing_exception", "version_conflict_engine_exception"), "refused"),

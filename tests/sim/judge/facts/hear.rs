@@ -241,7 +241,11 @@ impl<'a> Facts<'a> {
                     }
                     (ItemAnswer::Durable, None) => {}
                     (
-                        ItemAnswer::Refused(_) | ItemAnswer::Busy(_) | ItemAnswer::Unknown(_) | ItemAnswer::Sick(_),
+                        ItemAnswer::Refused(_)
+                        | ItemAnswer::Unclear(_)
+                        | ItemAnswer::Busy(_)
+                        | ItemAnswer::Unknown(_)
+                        | ItemAnswer::Sick(_),
                         _,
                     ) => {
                         self.lives[life].search_trouble.push(stamp);
