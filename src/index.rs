@@ -14,6 +14,7 @@ use crate::message::DocumentId;
 use crate::outcome::Indexed;
 
 pub mod bulk;
+pub mod catalogue;
 pub mod park;
 pub mod replay;
 

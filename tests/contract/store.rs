@@ -253,7 +253,7 @@ async fn a_model_delete_over_an_etag_deletes() {
 }
 
 async fn a_listing_tells_what_head_tells(bed: &Bed) {
-    for key in ["l/a b", "l/c", "l/日本"] {
+    for key in ["l/a b", "l/c", "l/d+e"] {
         bed.written(key, &key.repeat(3)).await;
     }
     let page = bed.store.list_objects(&bed.bucket, "l/", None, 1_000).await.unwrap();
