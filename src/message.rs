@@ -111,6 +111,12 @@ impl DocumentId {
         Self(hash_parts(&[namespace.as_str(), bucket, key]))
     }
 
+    /// From a key of ours: 64 hex characters, in lower case.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        is_hex.then(|| Self(text.to_owned()))
+    }
+
     /// The hex text.
     pub fn as_str(&self) -> &str {
         &self.0

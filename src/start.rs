@@ -56,7 +56,8 @@ pub struct CannotStart {
 }
 
 impl CannotStart {
-    fn missing(line: String) -> Self {
+    /// Something is not there: exit 75.
+    pub fn missing(line: String) -> Self {
         Self { line, code: exit::EX_TEMPFAIL }
     }
 
@@ -78,7 +79,12 @@ pub async fn aws() -> Result<SdkConfig, CannotStart> {
 
 /// The index client of a configuration; `None` with `SKIP_OPENSEARCH`.
 pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<OpenSearchIndex>, CannotStart> {
-    let Some(OpenSearchConfig { endpoint, index, auth }) = &config.opensearch else { return Ok(None) };
+    config.opensearch.as_ref().map(|search| index_client(search, aws)).transpose()
+}
+
+/// The client of one index.
+pub fn index_client(search: &OpenSearchConfig, aws: &SdkConfig) -> Result<OpenSearchIndex, CannotStart> {
+    let OpenSearchConfig { endpoint, index, auth } = search;
     let auth = match auth {
         OpenSearchAuth::None => Auth::None,
         OpenSearchAuth::Basic { username, password } => {
@@ -93,8 +99,7 @@ pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<Ope
         request_timeout: SEARCH_TIMEOUT,
         connect_timeout: SEARCH_CONNECT,
     };
-    let index = OpenSearchIndex::new(settings).map_err(CannotStart::misconfigured)?;
-    Ok(Some(index))
+    OpenSearchIndex::new(settings).map_err(CannotStart::misconfigured)
 }
 
 /// The two queues of a worker, found and joined.
@@ -131,7 +136,8 @@ pub async fn find_queues(config: &WorkerConfig, client: &aws_sdk_sqs::Client) ->
     Ok(Queues { dlq_url, facts })
 }
 
-async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) -> Result<QueueFacts, CannotStart> {
+/// Looks at a queue that is needed.
+pub async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) -> Result<QueueFacts, CannotStart> {
     let queue = SqsQueue::new(client.clone(), url);
     match tokio::time::timeout(LOOK_LIMIT, queue.facts()).await {
         Ok(Ok(facts)) => Ok(facts),
@@ -145,7 +151,8 @@ async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) 
     }
 }
 
-async fn look_at_bucket(variable: &str, bucket: &str, store: &dyn Store) -> Result<(), CannotStart> {
+/// Looks at a bucket that is needed.
+pub async fn look_at_bucket(variable: &str, bucket: &str, store: &dyn Store) -> Result<(), CannotStart> {
     match tokio::time::timeout(LOOK_LIMIT, store.probe(bucket)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(StoreError::BucketMissing(_))) => Err(CannotStart::missing(format!(
@@ -338,6 +345,11 @@ fn desk(
         visibility: config.visibility,
         lease_clock: LeaseClock::of_system(),
     }
+}
+
+/// Looks at an index that is needed (a worker's is not: see `look_at_search`).
+pub async fn look_at_index(index: &OpenSearchIndex) -> Result<(), CannotStart> {
+    index.probe().await.map_err(|error| CannotStart::missing(format!("OPENSEARCH_ENDPOINT: {error}")))
 }
 
 /// Not fatal, whatever it says: it is a side path. The documents are parked until it is well.

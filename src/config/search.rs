@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::io::Read as _;
 
+use super::args::SearchArgs;
 use super::mistakes::{Reader, Wrong, wrong};
 use super::values::{boolean, index_name, one_of, quoted};
-use super::{Args, OpenSearchAuth, OpenSearchConfig, Secret, setting, urls};
+use super::{OpenSearchAuth, OpenSearchConfig, Secret, setting, urls};
 
 /// No password is longer; `/dev/zero` is.
 const LONGEST_PASSWORD: u64 = 64 * 1024;
@@ -21,7 +22,7 @@ enum Auth {
 }
 
 /// `Some(None)` to skip, `None` only after a mistake.
-pub(super) fn convert(read: &Reader<'_>, args: &Args, allow_http: bool) -> Option<Option<OpenSearchConfig>> {
+pub(super) fn convert(read: &Reader<'_>, args: &SearchArgs, allow_http: bool) -> Option<Option<OpenSearchConfig>> {
     if read.value(&setting!(read, args.skip_opensearch), "false", boolean)? {
         return Some(None);
     }
@@ -33,7 +34,7 @@ pub(super) fn convert(read: &Reader<'_>, args: &Args, allow_http: bool) -> Optio
     Some(Some(OpenSearchConfig { endpoint: endpoint?, index: index?, auth: auth? }))
 }
 
-fn auth(read: &Reader<'_>, args: &Args, endpoint: Option<&str>) -> Option<OpenSearchAuth> {
+fn auth(read: &Reader<'_>, args: &SearchArgs, endpoint: Option<&str>) -> Option<OpenSearchAuth> {
     let username = setting!(read, args.opensearch_username);
     let password = read.secret("opensearch_password", args.opensearch_password.as_ref().map(Secret::expose));
     let file = setting!(read, args.opensearch_password_file);
