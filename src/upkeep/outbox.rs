@@ -4,7 +4,7 @@
 //! rate, and that it gives up within bounds: an entry may be sent twice (a reply that says nothing), which is harmless,
 //! for its work is the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Outbox {
     queue: Arc<dyn Queue>,
     rate: u32,
     next: Option<Instant>,
+    /// Sends of the last second.
+    lately: VecDeque<(Instant, usize)>,
 }
 
 /// A batch that is not wholly in the queue.
@@ -37,7 +39,7 @@ pub struct Unsent {
 impl Outbox {
     /// `rate`: messages per second, 1 or more.
     pub fn new(queue: Arc<dyn Queue>, rate: u32) -> Self {
-        Self { queue, rate: rate.max(1), next: None }
+        Self { queue, rate: rate.max(1), next: None, lately: VecDeque::new() }
     }
 
     /// How many messages to hand over at once: never more than one second's.
@@ -78,11 +80,26 @@ impl Outbox {
         if left.is_empty() { Ok(()) } else { Err(Unsent { sent: bodies.len() - left.len(), why }) }
     }
 
+    /// Even steps; and, for batches differ in size, never more within any second than the rate.
     async fn pace(&mut self, messages: usize) {
+        const WINDOW: Duration = Duration::from_secs(1);
         if let Some(next) = self.next {
             tokio::time::sleep_until(next).await;
         }
-        let share = Duration::from_secs(1).mul_f64(messages as f64 / f64::from(self.rate));
-        self.next = Some(Instant::now() + share);
+        let most = usize::try_from(self.rate).unwrap_or(usize::MAX);
+        loop {
+            let now = Instant::now();
+            while self.lately.front().is_some_and(|(at, _)| *at + WINDOW <= now) {
+                self.lately.pop_front();
+            }
+            let sent: usize = self.lately.iter().map(|(_, sent)| sent).sum();
+            match self.lately.front() {
+                Some((at, _)) if sent + messages > most => tokio::time::sleep_until(*at + WINDOW).await,
+                Some(_) | None => break,
+            }
+        }
+        let now = Instant::now();
+        self.lately.push_back((now, messages));
+        self.next = Some(now + WINDOW.mul_f64(messages as f64 / f64::from(self.rate)));
     }
 }
