@@ -235,3 +235,6 @@ impl RedriveConfig {
         read.finish(built())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,3 +26,4 @@ mod pause;
 mod sharing;
 mod start;
 mod stop;
+mod upkeep;
