@@ -189,7 +189,7 @@ mod tests {
             async { Err::<(), _>(StoreError::Denied("no".into())) }
         });
         assert!(matches!(own.await, Err(Trouble::Own(_))) && asked.get() == 1, "another try cannot help");
-        let never = patiently(|| std::future::pending::<Result<(), StoreError>>()).await;
+        let never = patiently(std::future::pending::<Result<(), StoreError>>).await;
         assert!(matches!(never, Err(Trouble::Sick(_))));
     }
 }
