@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test faults up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs
+.PHONY: help demo test faults up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -31,6 +31,11 @@ status: ## is it up?
 simulate: ## the pipeline on the model, SEEDS=10000 [FROM=0] [JOBS=2] trials; SEED=12345 [TRACE=1] replays one
 	@SEEDS=$(or $(SEEDS),10000) FROM=$(FROM) JOBS=$(JOBS) SEED=$(SEED) TRACE=$(TRACE) \
 		cargo test --locked --profile simulate --test simulate
+
+# One search at a time: each may take some GiB.
+protocol: ## model-checks the protocol of record, index, park and replay further, BOUNDS=faults=1,changes=4 [TESTS=histories]
+	BOUNDS=$(or $(BOUNDS),faults=2) cargo test --locked --profile simulate --test protocol -- --nocapture --test-threads 1 \
+		$(or $(TESTS),keep_their_promises)
 
 bugs: ## shows that the simulation can fail: puts eight known bugs in, one by one, and demands that each is found
 	@tests/bugs/run $(BUGS)

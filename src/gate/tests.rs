@@ -94,6 +94,27 @@ async fn a_kept_message_finds_out_without_a_receive_and_opens_the_gate_for_all()
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_the_gate_opens_all_that_is_kept_tries_again_spread_over_two_to_four_seconds() {
+    let gate = Arc::new(gate());
+    shut(&gate);
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut one = kept(&gate, 2).unwrap();
+        waiting.spawn(async move { one.again().await.then(Instant::now) });
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let opened = Instant::now();
+    gate.probed(Answer::Well);
+    gate.weigh("b/k", Outcome::Done);
+    let mut after = Vec::new();
+    while let Some(tried) = waiting.join_next().await {
+        after.push(tried.unwrap().unwrap() - opened);
+    }
+    assert!(after.iter().all(|after| (2_000..=4_000).contains(&after.as_millis())), "{after:?}");
+    assert!(*after.last().unwrap() - after[0] > Duration::from_millis(500), "not in one instant: {after:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_kept_goes_back_when_its_time_is_over_or_the_worker_stops() {
     let gate = Arc::new(gate().of_queue(Some(6), 64));
     shut(&gate);

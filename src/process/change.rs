@@ -1,7 +1,7 @@
 //! One change: look up, read the source, write the record, index it.
 //!
 //! Promises P8's order (record → source → write, repeated for each lost race) and P7 (asks before every write whether
-//! it may still act). The order of its calls was model-checked (design §6).
+//! it may still act). The order of its calls is model-checked (`tests/protocol`).
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The order of calls here was model-checked (design §6): keep to it, or check again.
+    /// The order of calls here is model-checked: keep to it, or change `tests/protocol/worker.rs` as well.
     pub(super) async fn run(&self) -> Step<Indexed> {
         // A first delivery looks nothing up: the conditional write finds out. A body without an operation does, for
         // without a record it may not make a tombstone (and a record seen *after* the source may not be written over).

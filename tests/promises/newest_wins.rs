@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use quittance::message::{MessageId, Sequencer};
+use quittance::process::record::{self, Rank, Seen, Standing};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -11,6 +13,11 @@ use crate::sim::{
     Asking, Cut, Faults, RESULTS, Record, SOURCE, Setup, Site, Worker, World, for_seeds, history, record_key, s3_event,
     sequencer, until,
 };
+
+/// The rules of the protocol that is model-checked.
+#[path = "../protocol/rules.rs"]
+#[allow(dead_code, reason = "the model needs more of it than is compared here")]
+mod rules;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -278,4 +285,60 @@ fn histories_without_sequencers_converge() {
 #[test]
 fn histories_told_now_this_way_now_that_converge() {
     for_seeds(3_000..3_150, |seed| history_of(seed, Telling::Mixed));
+}
+
+/// `tests/protocol` searches every order of calls by rules of its own; what it shows is worth nothing if they are not the
+/// code's.
+#[test]
+fn the_model_of_the_protocol_means_by_newer_what_the_code_means() {
+    use rules::Content::{A, B, Gone, Nothing};
+    for theirs in 0..3 {
+        for content in [Gone, A, B] {
+            for writer in [1, 2] {
+                let modelled = rules::Record { revision: 7, sequencer: theirs, content, message: writer };
+                for ours in 0..3 {
+                    [Nothing, Gone, A, B].into_iter().for_each(|seen| same_rules(modelled, ours, seen));
+                }
+            }
+        }
+    }
+    let nothing = rules::Record::default();
+    assert_eq!(u64::from(rules::next_revision(nothing)), record::next_revision(None, 1));
+    assert_eq!(
+        told_sequencer(rules::stored_sequencer(nothing, 2)),
+        record::stored_sequencer(None, told_sequencer(2).as_ref())
+    );
+}
+
+fn same_rules(modelled: rules::Record, ours: u8, seen: rules::Content) {
+    let etag = |content| (content != rules::Content::Gone).then(|| format!("{content:?}"));
+    let (message, writer) = (MessageId("1".to_owned()), MessageId(modelled.message.to_string()));
+    let standing = Standing {
+        revision: modelled.revision.into(),
+        sequencer: told_sequencer(modelled.sequencer),
+        source_etag: etag(modelled.content),
+        message_id: Some(writer),
+        object_etag: "o".to_owned(),
+    };
+    let seen_etag = etag(seen);
+    let source = match (seen, seen_etag.as_deref()) {
+        (rules::Content::Nothing, _) => Seen::Unread,
+        (_, None) => Seen::Gone,
+        (_, Some(etag)) => Seen::There(etag),
+    };
+    let sequencer = told_sequencer(ours);
+    let meant = match record::rank(&standing, sequencer.as_ref(), source, &message) {
+        Rank::Newer => rules::Rank::Newer,
+        Rank::Equal => rules::Rank::Equal,
+        Rank::Older => rules::Rank::Older,
+    };
+    assert_eq!(rules::rank(modelled, ours, seen, 1), meant, "{standing:?}, ours: {ours}, {source:?}");
+    let kept = record::stored_sequencer(Some(&standing), sequencer.as_ref());
+    assert_eq!(told_sequencer(rules::stored_sequencer(modelled, ours)), kept, "{standing:?}, ours: {ours}");
+    assert_eq!(u64::from(rules::next_revision(modelled)), record::next_revision(Some(&standing), 1));
+}
+
+/// The model's 0 is none.
+fn told_sequencer(number: u8) -> Option<Sequencer> {
+    (number > 0).then(|| Sequencer::parse(&format!("0{number}")).unwrap())
 }
