@@ -93,6 +93,14 @@ impl Breaker {
         }
     }
 
+    /// A call cost so much that the next must not be let try the same: opens it at once.
+    pub fn trip(&mut self, now: Instant, jitter: &Jitter) -> Option<Turn> {
+        if let State::Closed { failures } = &mut self.state {
+            *failures = self.habits.failures;
+        }
+        self.failure(now, jitter)
+    }
+
     /// A call came back well.
     pub fn success(&mut self, now: Instant) -> Option<Turn> {
         match std::mem::replace(&mut self.state, State::Closed { failures: 0 }) {
@@ -140,6 +148,16 @@ mod tests {
         breaker.failure(now, &jitter);
         assert_eq!(breaker.failure(now, &jitter), Some(Turn::Opened));
         assert!(matches!(breaker.leave(now, &jitter), Leave::No(_)));
+    }
+
+    #[test]
+    fn a_call_that_cost_too_much_opens_it_at_once_and_once() {
+        let (mut breaker, jitter, now) = (Breaker::new(HABITS), Jitter::seeded(1), Instant::now());
+        assert_eq!(breaker.trip(now, &jitter), Some(Turn::Opened));
+        let Leave::No(next) = breaker.leave(now, &jitter) else { panic!("should be closed to callers") };
+        assert_eq!(breaker.trip(now + (next - now) / 2, &jitter), None, "it is open already");
+        assert_eq!(breaker.leave(next, &jitter), Leave::Try, "and the next try is where it was");
+        assert!(matches!(breaker.success(now), Some(Turn::Closed { .. })));
     }
 
     #[test]

@@ -160,6 +160,7 @@ impl CrashLoop {
                 }
                 Err(trouble) => {
                     drop(company);
+                    lease.owe(Owed { seen: None, company: Company::default() }); // or it would wait for itself
                     return self.unmarked(trouble, &message, &wait).await;
                 }
             }

@@ -219,3 +219,52 @@ fn size_of(name: &str, attribute: &MessageAttribute) -> usize {
     };
     name.len() + attribute.data_type.len() + value
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{MessageId, ReceiptHandle};
+
+    fn note() -> Note {
+        Note {
+            v: 1,
+            reason: "malformed".into(),
+            detail: String::new(),
+            attempts: 1,
+            first_failed_at: String::new(),
+            last_failed_at: String::new(),
+            work_ids: Vec::new(),
+            keys: Vec::new(),
+            source_queue: String::new(),
+            message_id: "m".into(),
+            redrives: 0,
+            envelope: None,
+        }
+    }
+
+    fn message(body: usize, attributes: usize) -> Message {
+        let value =
+            || MessageAttribute { data_type: "Binary".into(), value: AttributeValue::Binary(vec![0; 100].into()) };
+        Message {
+            id: MessageId("m".into()),
+            handle: ReceiptHandle("h".into()),
+            body: "b".repeat(body),
+            attributes: (0..attributes).map(|n| (format!("a{n}"), value())).collect(),
+            receive_count: 1,
+            sent_at_ms: None,
+            group_id: None,
+        }
+    }
+
+    #[test]
+    fn a_note_fits_up_to_the_last_byte_and_the_tenth_attribute_and_no_further() {
+        let text = serde_json::to_string(&note()).unwrap().len();
+        for attributes in [0, 9] {
+            let taken = ATTRIBUTE.len() + "String".len() + text + attributes * ("a0".len() + "Binary".len() + 100);
+            let room = SQS_MAX_MESSAGE_BYTES - taken;
+            assert!(fitting(&message(room, attributes), &note()).is_some(), "{attributes} attributes");
+            assert!(fitting(&message(room + 1, attributes), &note()).is_none(), "{attributes} attributes");
+        }
+        assert!(fitting(&message(1, 10), &note()).is_none(), "an eleventh attribute");
+    }
+}

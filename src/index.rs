@@ -4,6 +4,7 @@
 //! failed, and intake never hears of it. Knows no lease and no queue.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::events::{self, Event};
 use crate::message::DocumentId;
 use crate::outcome::Indexed;
 
+mod aimd;
 pub mod bulk;
 pub mod catalogue;
 pub mod park;
@@ -31,14 +33,29 @@ pub struct IndexItem {
     pub source: Bytes,
 }
 
-/// What the index said of one document.
+/// What the index said of one document in one request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ItemVerdict {
+pub enum ItemAnswer {
     /// 2xx, or 409: the index holds this revision or a newer one.
     Durable,
     /// The document itself was refused (mapping, 400-class): another try cannot help.
     Refused(String),
-    /// Sick cluster, or an answer that cannot be trusted: says nothing about the document.
+    /// 429: no room for it at the moment. Slower, and again.
+    Busy(String),
+    /// Nothing that can be trusted: it may have been written or not. Again; the version fences.
+    Unknown(String),
+    /// Sick cluster: says nothing about the document, and will say the same in a moment.
+    Sick(String),
+}
+
+/// What became of one document on its way into the index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ItemVerdict {
+    /// The index holds this revision or a newer one.
+    Durable,
+    /// The document itself was refused: another try cannot help.
+    Refused(String),
+    /// Sick or overloaded index, or no answer that could be trusted: says nothing about the document.
     Systemic(String),
 }
 
@@ -48,7 +65,10 @@ pub enum SearchError {
     /// The request as a whole was refused (413, 400): some document in it is guilty.
     #[error("bulk request refused: {0}")]
     WholeRefused(String),
-    /// Cannot connect, timeout, 401/403, 429, 5xx, cluster block, alias missing.
+    /// 429: too much at the moment, for all of the request. Slower, and again.
+    #[error("search is busy: {0}")]
+    Busy(String),
+    /// Cannot connect, timeout, 401/403, 5xx, cluster block, alias missing.
     #[error("search unavailable: {0}")]
     Unavailable(String),
 }
@@ -56,11 +76,16 @@ pub enum SearchError {
 /// A search index behind an alias.
 #[async_trait]
 pub trait Search: Send + Sync + 'static {
-    /// Writes documents through the alias; one verdict per item, in order.
-    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemVerdict>, SearchError>;
+    /// Writes documents through the alias; one answer per item, in order.
+    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemAnswer>, SearchError>;
 
     /// The alias is there and can be written to.
     async fn probe(&self) -> Result<(), SearchError>;
+
+    /// How long one request may take. It is what an outage may cost a document in all, its retries included.
+    fn request_timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
 }
 
 /// The side path of one worker.
@@ -84,7 +109,7 @@ impl SidePath {
 
     async fn bring(&self, item: IndexItem, what: &park::Parkable) -> Indexed {
         let verdict = match &self.lane {
-            Some(lane) => lane.submit(item).await,
+            Some(lane) => lane.submit(item, bulk::Class::Fresh).await,
             None => ItemVerdict::Systemic("SKIP_OPENSEARCH is set".into()),
         };
         let (lot, reason) = match verdict {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use quittance::check::{Finding, QueueAt, Subject, Verdict, check, exit_code};
-use quittance::index::{IndexItem, ItemVerdict, Search, SearchError};
+use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::s3_event::Source;
 use quittance::message::{Message, MessageId, ReceiptHandle};
 use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, SendReply};
@@ -153,7 +153,7 @@ struct FakeSearch(Mood<SearchError>);
 
 #[async_trait]
 impl Search for FakeSearch {
-    async fn bulk(&self, _: &[IndexItem]) -> Result<Vec<ItemVerdict>, SearchError> {
+    async fn bulk(&self, _: &[IndexItem]) -> Result<Vec<ItemAnswer>, SearchError> {
         panic!("the doctor indexes nothing")
     }
     async fn probe(&self) -> Result<(), SearchError> {

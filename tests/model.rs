@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use quittance::index::{IndexItem, ItemVerdict, Search as _, SearchError};
+use quittance::index::{IndexItem, ItemAnswer, Search as _, SearchError};
 use quittance::message::{DocumentId, Message, Namespace};
 use quittance::queue::{BatchSize, Queue as _, QueueError, Refusal};
 use quittance::store::{Condition, PutReply, Store as _, StoreError, read_all};
@@ -343,7 +343,7 @@ fn item(name: &str, revision: u64) -> IndexItem {
 async fn the_index_keeps_the_highest_revision_and_calls_an_older_one_durable() {
     let search = World::new(1).search;
     for revision in [2, 3, 1] {
-        assert_eq!(search.bulk(&[item("a", revision)]).await, Ok(vec![ItemVerdict::Durable]));
+        assert_eq!(search.bulk(&[item("a", revision)]).await, Ok(vec![ItemAnswer::Durable]));
     }
     let source = || search.document(&item("a", 0).document_id).unwrap().source;
     assert_eq!(source(), serde_json::json!({ "revision": 3 }));
@@ -361,7 +361,7 @@ async fn the_index_refuses_an_item_or_a_whole_request_or_is_down_for_a_while() {
         faults.poison.insert(poison.document_id.clone());
     });
     let verdicts = search.bulk(&[good.clone(), bad.clone()]).await.unwrap();
-    assert_eq!(verdicts, [ItemVerdict::Durable, ItemVerdict::Refused("mapping".into())]);
+    assert_eq!(verdicts, [ItemAnswer::Durable, ItemAnswer::Refused("mapping".into())]);
     assert!(matches!(search.bulk(&[item("late", 1), poison]).await, Err(SearchError::WholeRefused(_))));
     assert_eq!(search.documents().len(), 1);
     search.down_for(MINUTE);

@@ -8,7 +8,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use quittance::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
-use quittance::index::{IndexItem, ItemVerdict, Search, SearchError};
+use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::{DocumentId, Namespace};
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ fn text(content: &str) -> Value {
     json!({ "key": "k", "content": content, "deleted": false })
 }
 
-async fn write(bench: &dyn Bench, items: &[IndexItem]) -> Vec<ItemVerdict> {
+async fn write(bench: &dyn Bench, items: &[IndexItem]) -> Vec<ItemAnswer> {
     bench.search().bulk(items).await.expect("a reply with items")
 }
 
@@ -72,14 +72,14 @@ async fn content(bench: &dyn Bench, key: &str) -> (u64, String) {
 }
 
 async fn a_newer_revision_replaces(bench: &dyn Bench) {
-    assert_eq!(write(bench, &[item("k", 5, &text("first"))]).await, [ItemVerdict::Durable]);
-    assert_eq!(write(bench, &[item("k", 6, &text("二番目"))]).await, [ItemVerdict::Durable]);
+    assert_eq!(write(bench, &[item("k", 5, &text("first"))]).await, [ItemAnswer::Durable]);
+    assert_eq!(write(bench, &[item("k", 6, &text("二番目"))]).await, [ItemAnswer::Durable]);
     assert_eq!(content(bench, "k").await, (6, "二番目".to_owned()));
 }
 
 async fn an_equal_revision_is_accepted(bench: &dyn Bench) {
     for _ in 0..2 {
-        assert_eq!(write(bench, &[item("k", 5, &text("same"))]).await, [ItemVerdict::Durable]);
+        assert_eq!(write(bench, &[item("k", 5, &text("same"))]).await, [ItemAnswer::Durable]);
     }
     assert_eq!(content(bench, "k").await, (5, "same".to_owned()));
 }
@@ -87,13 +87,13 @@ async fn an_equal_revision_is_accepted(bench: &dyn Bench) {
 async fn an_older_revision_is_durable_and_changes_nothing(bench: &dyn Bench) {
     write(bench, &[item("k", 1_700_000_000_001, &text("newest"))]).await;
     let late = [item("k", 1_700_000_000_000, &text("late")), item("k", 1, &text("later still"))];
-    assert_eq!(write(bench, &late).await, [ItemVerdict::Durable, ItemVerdict::Durable]);
+    assert_eq!(write(bench, &late).await, [ItemAnswer::Durable, ItemAnswer::Durable]);
     assert_eq!(content(bench, "k").await, (1_700_000_000_001, "newest".to_owned()));
 }
 
 async fn the_newest_of_several_revisions_in_one_batch_wins(bench: &dyn Bench) {
     let batch = [3, 7, 5].map(|revision| item("k", revision, &text(&format!("r{revision}"))));
-    assert_eq!(write(bench, &batch).await, vec![ItemVerdict::Durable; 3]);
+    assert_eq!(write(bench, &batch).await, vec![ItemAnswer::Durable; 3]);
     assert_eq!(content(bench, "k").await, (7, "r7".to_owned()));
 }
 
@@ -102,12 +102,12 @@ async fn a_soft_deleted_document_is_hidden_by_the_read_alias_and_does_not_rise_a
     let mut both = vec![id("stays"), id("goes")];
     both.sort();
     assert_eq!(bench.shown().await, both);
-    assert_eq!(write(bench, &[item("goes", 2, &json!({ "deleted": true }))]).await, [ItemVerdict::Durable]);
+    assert_eq!(write(bench, &[item("goes", 2, &json!({ "deleted": true }))]).await, [ItemAnswer::Durable]);
     assert_eq!(bench.shown().await, [id("stays")]);
-    assert_eq!(write(bench, &[item("goes", 1, &text("a late twin"))]).await, [ItemVerdict::Durable]);
+    assert_eq!(write(bench, &[item("goes", 1, &text("a late twin"))]).await, [ItemAnswer::Durable]);
     assert_eq!(bench.shown().await, [id("stays")]);
     assert_eq!(bench.stored(&id("goes")).await.expect("a tombstone").0, 2);
-    assert_eq!(write(bench, &[item("goes", 3, &text("back"))]).await, [ItemVerdict::Durable]);
+    assert_eq!(write(bench, &[item("goes", 3, &text("back"))]).await, [ItemAnswer::Durable]);
     assert_eq!(bench.shown().await, both);
 }
 
@@ -116,7 +116,7 @@ async fn a_refused_document_does_not_hold_up_the_good_ones(bench: &dyn Bench) {
     bench.will_be_refused(&id("bad"));
     let verdicts = write(bench, &[item("a", 1, &text("a")), item("bad", 1, &bad), item("c", 1, &text("c"))]).await;
     assert!(
-        matches!(&verdicts[..], [ItemVerdict::Durable, ItemVerdict::Refused(why), ItemVerdict::Durable] if !why.is_empty()),
+        matches!(&verdicts[..], [ItemAnswer::Durable, ItemAnswer::Refused(why), ItemAnswer::Durable] if !why.is_empty()),
         "{verdicts:?}"
     );
     assert_eq!(bench.stored(&id("bad")).await, None);
@@ -126,7 +126,7 @@ async fn a_refused_document_does_not_hold_up_the_good_ones(bench: &dyn Bench) {
 async fn a_missing_alias_is_systemic_and_creates_nothing(bench: &dyn Bench) {
     assert!(matches!(bench.without_alias().probe().await, Err(SearchError::Unavailable(_))));
     match bench.without_alias().bulk(&[item("k", 1, &text("x"))]).await {
-        Ok(verdicts) => assert!(matches!(&verdicts[..], [ItemVerdict::Systemic(_)]), "{verdicts:?}"),
+        Ok(verdicts) => assert!(matches!(&verdicts[..], [ItemAnswer::Sick(_)]), "{verdicts:?}"),
         Err(error) => assert!(matches!(error, SearchError::Unavailable(_)), "{error}"),
     }
     assert!(!bench.something_has_the_missing_name().await);
@@ -137,19 +137,19 @@ async fn a_block_is_systemic_and_over_when_it_is_lifted(bench: &dyn Bench) {
         bench.search().probe().await.expect("writable before");
         bench.block(block, true).await;
         match bench.search().bulk(&[item("k", revision, &text("x"))]).await {
-            Ok(verdicts) => assert!(matches!(&verdicts[..], [ItemVerdict::Systemic(_)]), "{block:?} {verdicts:?}"),
+            Ok(verdicts) => assert!(matches!(&verdicts[..], [ItemAnswer::Sick(_)]), "{block:?} {verdicts:?}"),
             Err(error) => assert!(matches!(error, SearchError::Unavailable(_)), "{block:?} {error}"),
         }
         assert!(matches!(bench.search().probe().await, Err(SearchError::Unavailable(_))), "{block:?}");
         bench.block(block, false).await;
         bench.search().probe().await.expect("writable again");
-        assert_eq!(write(bench, &[item("k", revision, &text("x"))]).await, [ItemVerdict::Durable], "{block:?}");
+        assert_eq!(write(bench, &[item("k", revision, &text("x"))]).await, [ItemAnswer::Durable], "{block:?}");
     }
 }
 
 async fn text_of_any_kind_comes_back_as_it_was(bench: &dyn Bench) {
     let odd = text("請求書\n二行目\r\n\u{2028}\u{0}\"\\ 😀 {\"index\":{\"_id\":\"x\"}}\n");
-    assert_eq!(write(bench, &[item("k", 1, &odd), item("l", 1, &text("next"))]).await, vec![ItemVerdict::Durable; 2]);
+    assert_eq!(write(bench, &[item("k", 1, &odd), item("l", 1, &text("next"))]).await, vec![ItemAnswer::Durable; 2]);
     assert_eq!(bench.stored(&id("k")).await, Some((1, odd)));
 }
 

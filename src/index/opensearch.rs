@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use self::alias::Standing;
 use self::reply::{classify, one_line, whole_trouble};
 use self::wire::{Ask, Wire};
-use super::{IndexItem, ItemVerdict, Search, SearchError};
+use super::{IndexItem, ItemAnswer, Search, SearchError};
 
 mod alias;
 mod catalogue;
@@ -114,21 +114,21 @@ impl OpenSearchIndex {
 
 #[async_trait]
 impl Search for OpenSearchIndex {
-    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemVerdict>, SearchError> {
+    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemAnswer>, SearchError> {
         // A source that is not an object on a line of its own would shift the lines after it: it is never sent.
-        let mut verdicts: Vec<Option<ItemVerdict>> =
-            items.iter().map(|item| request::unfit(&item.source).map(ItemVerdict::Refused)).collect();
+        let mut answers: Vec<Option<ItemAnswer>> =
+            items.iter().map(|item| request::unfit(&item.source).map(ItemAnswer::Refused)).collect();
         let sent: Vec<IndexItem> =
-            items.iter().zip(&verdicts).filter(|(_, unfit)| unfit.is_none()).map(|(item, _)| item.clone()).collect();
+            items.iter().zip(&answers).filter(|(_, unfit)| unfit.is_none()).map(|(item, _)| item.clone()).collect();
         if !sent.is_empty() {
-            let mut answers = self.send_bulk(sent).await?.into_iter();
-            for open in verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
-                *open = answers.next();
+            let mut said = self.send_bulk(sent).await?.into_iter();
+            for open in answers.iter_mut().filter(|answer| answer.is_none()) {
+                *open = said.next();
             }
         }
-        Ok(verdicts
+        Ok(answers
             .into_iter()
-            .map(|verdict| verdict.unwrap_or_else(|| ItemVerdict::Systemic("unknown: no answer".into())))
+            .map(|answer| answer.unwrap_or_else(|| ItemAnswer::Unknown("no answer".into())))
             .collect())
     }
 
@@ -163,10 +163,14 @@ impl Search for OpenSearchIndex {
             status => sick(whole_trouble(status, &reply.body)),
         }
     }
+
+    fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
 }
 
 impl OpenSearchIndex {
-    async fn send_bulk(&self, items: Vec<IndexItem>) -> Result<Vec<ItemVerdict>, SearchError> {
+    async fn send_bulk(&self, items: Vec<IndexItem>) -> Result<Vec<ItemAnswer>, SearchError> {
         let ids: Vec<_> = items.iter().map(|item| item.document_id.clone()).collect();
         // Compressing megabytes takes tens of milliseconds: not on a thread that others wait for.
         let packed = tokio::task::spawn_blocking(move || request::gzipped(&items)).await;

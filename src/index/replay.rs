@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::bulk::{Lane, Room};
+use super::bulk::{Class, Lane, Room};
 use super::park::{Marker, Parking};
 use super::{IndexItem, ItemVerdict};
 use crate::books::Books;
@@ -194,7 +194,7 @@ impl Replayer {
             Ok((item, _)) => item,
             Err(error) => return self.give_up(key, &marker, &error).await,
         };
-        match self.lane.submit(item).await {
+        match self.lane.submit(item, Class::Replay).await {
             ItemVerdict::Durable => {
                 self.store.delete(&self.bucket, key).await?;
                 Ok(Fate::Indexed)

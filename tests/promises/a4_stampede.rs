@@ -50,6 +50,31 @@ async fn a4_1_an_index_slower_than_its_timeout_is_not_stormed() {
     assert_eq!((line.done, line.documents_indexed + line.documents_parked, line.lease_lost), (500, 500, 0), "{line:?}");
 }
 
+/// A second for each document, one after the other, also those of requests that were given up: ten of them fit into a
+/// request timeout.
+#[tokio::test(start_paused = true)]
+async fn a4_1_an_index_too_slow_for_whole_batches_is_given_smaller_ones_and_takes_what_it_can() {
+    let site = Site::new(1);
+    site.world.search.faults(|faults| (faults.work, faults.outlive_callers) = (SECOND, true));
+    let keys: Vec<String> = (0..500).map(|n| format!("{n}.txt")).collect();
+    keys.iter().for_each(|key| drop(site.world.upload(key, format!("text of {key}"), 1)));
+    let worker = site.start("w", &Setup { concurrency: 25, ..Setup::default() });
+    site.until_empty().await;
+    let line = worker.books.snapshot(false);
+    assert_eq!((line.done, line.documents_indexed + line.documents_parked), (500, 500), "{line:?}");
+    until("nothing is parked", 4 * 3_600 * SECOND, || site.world.store.keys(RESULTS, "retry-index/").is_empty()).await;
+    let calls = site.world.search.calls();
+    let batches: Vec<usize> = calls
+        .iter()
+        .filter_map(|call| if let SearchAsk::Bulk(items) = &call.ask { Some(items.len()) } else { None })
+        .collect();
+    let largest_later = batches.iter().skip(3).max().unwrap();
+    assert!(*largest_later < 10, "{batches:?}");
+    assert_eq!(site.world.dead_letters.live().len(), 0);
+    assert_eq!(history::in_step(&site.world, &keys.iter().map(String::as_str).collect::<Vec<_>>()), Ok(()));
+    worker.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a4_3_work_whose_heartbeats_fail_for_a_lease_writes_nothing_after_it_and_the_second_worker_completes() {
     for faults in [Faults { down: true, ..Faults::default() }, Faults { lose_reply: 1.0, ..Faults::default() }] {

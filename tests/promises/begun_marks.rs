@@ -416,6 +416,37 @@ async fn a_mark_that_is_cleared_while_the_suspect_waits_makes_no_suspect() {
     worker.stop().await;
 }
 
+/// Two minutes of writes on end, of which a failed one begins a new count; a record out of reach is not waited for.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_waits_until_the_store_has_been_steady_for_two_leases_on_end() {
+    let denied = || StoreError::Denied("AccessDenied".into());
+    let table: [(&str, Option<StoreError>, [u64; 2]); 3] = [
+        ("undisturbed", None, [119, 124]),
+        ("away from 60 s to 80 s", Some(unavailable()), [194, 199]),
+        ("its record denied from 60 s to 80 s", Some(denied()), [60, 70]),
+    ];
+    for (name, trouble, [least, most]) in table {
+        let site = Site::new(1);
+        let id = site.world.upload("a.txt", "text", 1);
+        delivered_before(&site, 5).await;
+        marked_by(&site, &id, &["dead"]);
+        let started = Instant::now();
+        let worker = site.start("w", &Setup::default());
+        if let Some(error) = trouble {
+            sleep(60 * SECOND).await;
+            site.world.store.inject(sick(Some(Verb::Put), "attempts/", error, None));
+            sleep(20 * SECOND).await;
+            site.world.store.heal();
+        }
+        until("it is begun", 300 * SECOND, || site.reader.works("a.txt") == 1).await;
+        let begun = site.reader.begun()[0].at - started;
+        assert!((least..=most).contains(&begun.as_secs()), "{name}: begun after {begun:?}");
+        site.until_empty().await;
+        let line = worker.stop().await;
+        assert_eq!((line.received, line.done), (1, 1), "{name}: in hand for the whole wait");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn twenty_deploys_leave_no_mark_and_no_suspect() {
     let site = Site::in_world(World::with(1, 100));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quittance::message::{AttributeValue, MessageAttribute, MessageId};
 use quittance::queue::{Outgoing, SQS_MAX_MESSAGE_BYTES};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::sim::{Fate, Faults, RESULTS, Record, Setup, Site, history, s3_event, until};
@@ -103,6 +103,8 @@ async fn a_message_of_a_mebibyte_gets_a_pointer_to_its_envelope() {
     let short = note(&letter);
     let key = format!("archive/dlq/2026-11-22/{id}.json");
     assert_eq!((&short["reason"], &short["envelope"]), (&"not_allowed".into(), &key.clone().into()));
+    let left_out = [&short["keys"], &short["work_ids"], &short["detail"]];
+    assert_eq!(left_out, [&json!([]), &json!([]), &json!("")]);
     let kept: Value = serde_json::from_slice(&site.world.store.object(RESULTS, &key).unwrap().body).unwrap();
     assert_eq!(kept["note"]["keys"].as_array().unwrap().len(), 100);
     assert_eq!(kept["body"], sent.body);

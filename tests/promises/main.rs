@@ -15,6 +15,7 @@ mod catalogue;
 mod crash_loop;
 mod dead_letter;
 mod guard;
+mod index_load;
 mod intake;
 mod judge;
 mod lease;

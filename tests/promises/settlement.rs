@@ -155,6 +155,38 @@ async fn finished_messages_that_sqs_does_not_delete_stay_under_their_leases_and_
     history::one_call_at_a_time(&site.world);
 }
 
+/// An extension that followed would hide the message again: whoever asked for the return would wait for its lease.
+#[tokio::test(start_paused = true)]
+async fn a_return_that_sqs_does_not_take_is_asked_again_and_never_extended() {
+    let (bench, mut leases) = bench_with(1, Setup::default()).await;
+    let began = Instant::now();
+    bench.site.world.queue.faults(|faults| faults.change.down_until = Some(began + 45 * SECOND));
+    leases.pop().unwrap().settle(Judgement::none());
+    bench.until_settled().await;
+    let visibility = bench.setup.visibility;
+    let (site, line) = bench.finish().await;
+    assert_eq!(line.returned, 1);
+    let calls = site.world.queue.calls();
+    let asked: Vec<Duration> = calls
+        .iter()
+        .filter_map(|call| if let QueueAsk::Change(entries) = &call.ask { Some(entries[0].1) } else { None })
+        .collect();
+    assert!(asked.len() > 2 && asked.iter().all(|time| *time < visibility), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_message_is_deleted_at_once_though_its_lease_cannot_be_extended() {
+    let (bench, leases) = bench_with(1, Setup::default()).await;
+    bench.site.world.queue.faults(|faults| faults.change.down = true);
+    sleep(30 * SECOND).await; // its extension is due
+    let done = Instant::now();
+    all_done(leases);
+    bench.until_settled().await;
+    assert!(done.elapsed() < SECOND, "{:?}", done.elapsed());
+    let (_, line) = bench.finish().await;
+    assert_eq!((line.deleted, line.lease_lost), (1, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_permit_is_not_free_before_sqs_has_answered() {
     let setup = Setup { concurrency: 4, ..Setup::default() };

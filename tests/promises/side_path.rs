@@ -194,7 +194,8 @@ fn nothing_is_deleted_before_it_is_durable_whatever_fails() {
         });
         site.world.search.faults(|faults| {
             (faults.bulk, faults.probe) = (search.clone(), search);
-            (faults.item_systemic, faults.half_applied) = (0.2, true);
+            (faults.item_systemic, faults.item_busy, faults.item_unknown) = (0.1, 0.1, 0.1);
+            faults.half_applied = true;
         });
         let keys = upload(&site, 8);
         let setup = Setup { max_receive_count: None, ..Setup::default() };

@@ -165,7 +165,7 @@ async fn a_file_is_found_by_its_words_and_by_parts_of_its_name_in_japanese_too()
         item("wanted", 1, &full(key, "東京都の水道料金について The QUICK brown fox")),
         item("other", 1, &full("tenant_b/memo.txt", "京都の天気")),
     ];
-    assert_eq!(bench.index.bulk(&items).await.expect("a reply"), vec![quittance::index::ItemVerdict::Durable; 2]);
+    assert_eq!(bench.index.bulk(&items).await.expect("a reply"), vec![quittance::index::ItemAnswer::Durable; 2]);
     let wanted = [id("wanted").to_string()];
     let words = |field: &str, words: &str| json!({ "match": { field: { "query": words, "operator": "and" } } });
     for query in [
@@ -283,7 +283,7 @@ async fn an_alias_without_a_write_index_is_sick_and_told() {
     bench.direct.well(Method::Post, "/_aliases", Some(off)).await;
     assert!(bench.index.probe().await.expect_err("no write index").to_string().contains("no write index"));
     let verdicts = bench.index.bulk(&[item("k", 1, &text("x"))]).await.expect("a reply");
-    assert!(matches!(&verdicts[..], [quittance::index::ItemVerdict::Systemic(_)]), "{verdicts:?}");
+    assert!(matches!(&verdicts[..], [quittance::index::ItemAnswer::Sick(_)]), "{verdicts:?}");
     assert!(matches!(bench.index.setup_index().await, Err(SetupError::Names(_))));
 }
 

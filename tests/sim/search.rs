@@ -10,9 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fastrand::Rng;
 use quittance::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
-use quittance::index::{IndexItem, ItemVerdict, Search, SearchError};
+use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::DocumentId;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::faults::{Call, Fate, Faults, History, Ticks, carry, chance, travel};
 
@@ -29,8 +30,16 @@ pub struct SearchFaults {
     pub poison: BTreeSet<DocumentId>,
     /// More items than this in a request: refused as a whole (413).
     pub most_items: Option<usize>,
-    /// Share of items answered as systemic (429, cluster block), without effect.
+    /// Share of items turned away with a 429, without effect.
+    pub item_busy: f64,
+    /// Share of items whose part of the reply is not there or cannot be read; half of them with effect.
+    pub item_unknown: f64,
+    /// Share of items answered as of a sick cluster (a block, 503), without effect.
     pub item_systemic: f64,
+    /// Served one after the other, each request in this time for each of its documents; on top of `bulk`'s own.
+    pub work: Duration,
+    /// With `work`: when those so far have been served.
+    pub busy_until: Option<Instant>,
     /// A lost reply leaves a part of the items applied, and not all of them.
     pub half_applied: bool,
     /// The alias is not there.
@@ -57,7 +66,7 @@ pub enum SearchAsk {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum SearchAnswer {
-    Verdicts(Vec<ItemVerdict>),
+    Verdicts(Vec<ItemAnswer>),
     Entries(Vec<Entry>),
     Held(Vec<Option<Held>>),
     Removals(Vec<Removal>),
@@ -114,7 +123,7 @@ impl ModelSearch {
 
     /// Down for this long.
     pub fn down_for(&self, time: Duration) {
-        let until = Some(tokio::time::Instant::now() + time);
+        let until = Some(Instant::now() + time);
         self.faults(|faults| {
             faults.bulk.down_until = until;
             faults.probe.down_until = until;
@@ -169,7 +178,14 @@ impl ModelSearch {
         let (call, drawn, goes_on) = {
             let mut state = self.lock();
             let state = &mut *state;
-            let drawn = faults(&mut state.faults).draw(&mut state.rng);
+            let mut drawn = faults(&mut state.faults).draw(&mut state.rng);
+            if let (SearchAsk::Bulk(items), false) = (&ask, state.faults.work.is_zero()) {
+                let now = Instant::now();
+                let begun = state.faults.busy_until.map_or(now, |until| until.max(now));
+                let served = begun + state.faults.work * items.len() as u32;
+                state.faults.busy_until = Some(served);
+                drawn.there += served - now;
+            }
             (state.history.ask(&self.who, ask), drawn, state.faults.outlive_callers)
         };
         let search = self.clone();
@@ -179,7 +195,7 @@ impl ModelSearch {
             travel(drawn.there).await;
             let reply = match drawn.fate {
                 Fate::FailBefore => unavailable("connection refused"),
-                Fate::Throttle => unavailable("429 es_rejected_execution_exception"),
+                Fate::Throttle => Err(SearchError::Busy("429 es_rejected_execution_exception".into())),
                 Fate::Proceed | Fate::LoseReply => {
                     let mut state = search.lock();
                     let reply =
@@ -204,7 +220,7 @@ impl ModelSearch {
 }
 
 impl State {
-    fn bulk(&mut self, items: &[IndexItem], fate: Fate) -> Result<Vec<ItemVerdict>, SearchError> {
+    fn bulk(&mut self, items: &[IndexItem], fate: Fate) -> Result<Vec<ItemAnswer>, SearchError> {
         let refused = |why: &str| Err(SearchError::WholeRefused(why.into()));
         if self.faults.most_items.is_some_and(|most| items.len() > most) {
             return refused("413 request too large");
@@ -249,38 +265,54 @@ impl State {
         Removal::Removed
     }
 
-    fn write(&mut self, item: &IndexItem) -> ItemVerdict {
+    fn write(&mut self, item: &IndexItem) -> ItemAnswer {
+        if chance(&mut self.rng, self.faults.item_busy) {
+            return ItemAnswer::Busy("429 es_rejected_execution_exception".into());
+        }
         if chance(&mut self.rng, self.faults.item_systemic) {
-            return ItemVerdict::Systemic("429 es_rejected_execution_exception".into());
+            return ItemAnswer::Sick("503 unavailable_shards_exception".into());
+        }
+        if chance(&mut self.rng, self.faults.item_unknown) {
+            if self.rng.bool() {
+                self.hold(item);
+            }
+            return ItemAnswer::Unknown("the item cannot be read".into());
         }
         if let Some(reason) = self.faults.refuse.get(&item.document_id) {
-            return ItemVerdict::Refused(reason.clone());
+            return ItemAnswer::Refused(reason.clone());
         }
-        let Ok(source) = serde_json::from_slice::<Value>(&item.source) else {
-            return ItemVerdict::Refused("400 mapper_parsing_exception".into());
-        };
+        if self.hold(item) { ItemAnswer::Durable } else { ItemAnswer::Refused("400 mapper_parsing_exception".into()) }
+    }
+
+    /// False where it is no JSON.
+    fn hold(&mut self, item: &IndexItem) -> bool {
+        let Ok(source) = serde_json::from_slice::<Value>(&item.source) else { return false };
         let newer = self.documents.get(&item.document_id).is_some_and(|held| held.revision > item.revision);
         if !newer {
             self.documents.insert(item.document_id.clone(), Indexed { revision: item.revision, source });
         }
-        ItemVerdict::Durable
+        true
     }
 }
 
 #[async_trait]
 impl Search for ModelSearch {
-    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemVerdict>, SearchError> {
+    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemAnswer>, SearchError> {
         let items = items.to_vec();
         let write = {
             let items = items.clone();
             move |state: &mut State, fate| state.bulk(&items, fate)
         };
-        let told = |verdicts: &Vec<ItemVerdict>| SearchAnswer::Verdicts(verdicts.clone());
+        let told = |verdicts: &Vec<ItemAnswer>| SearchAnswer::Verdicts(verdicts.clone());
         self.call(SearchAsk::Bulk(items), |faults| &mut faults.bulk, write, told).await
     }
 
     async fn probe(&self) -> Result<(), SearchError> {
         self.call(SearchAsk::Probe, |faults| &mut faults.probe, |_, _| Ok(()), |()| SearchAnswer::Yes).await
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.patience.unwrap_or(Duration::from_secs(10))
     }
 }
 

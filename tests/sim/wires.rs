@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use quittance::books::Books;
-use quittance::index::{IndexItem, ItemVerdict, Search, SearchError};
+use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::{Message, MessageId, ReceiptHandle};
 use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, SendReply};
 use quittance::store::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
@@ -239,11 +239,15 @@ impl Store for Wired<ModelStore> {
 
 #[async_trait]
 impl Search for Wired<ModelSearch> {
-    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemVerdict>, SearchError> {
+    async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemAnswer>, SearchError> {
         self.wires.pass("bulk", String::new(), self.port.bulk(items)).await
     }
 
     async fn probe(&self) -> Result<(), SearchError> {
         self.wires.pass("search-probe", String::new(), self.port.probe()).await
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.port.request_timeout()
     }
 }

@@ -59,7 +59,7 @@ pub struct Setup {
     pub max_object_bytes: u64,
     /// Buckets that may be read.
     pub sources: Vec<&'static str>,
-    /// The client's request timeout to the index; the model has none of its own.
+    /// The client's request timeout to the index.
     pub search_timeout: Option<Duration>,
     pub seat: Seat,
     /// Looks at `control/pause.json`, every few seconds: off where nobody pauses, for the histories' sake.
@@ -81,7 +81,7 @@ impl Default for Setup {
             on_extraction_error: OnExtractionError::Index,
             max_object_bytes: 1 << 20,
             sources: vec![SOURCE],
-            search_timeout: None,
+            search_timeout: Some(Duration::from_secs(10)),
             seat: Seat::Here,
             obeys_pause: false,
         }

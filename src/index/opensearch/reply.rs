@@ -1,4 +1,4 @@
-//! What OpenSearch's answer to a bulk request means: pure, from status and body to a verdict per document.
+//! What OpenSearch's reply to a bulk request means: pure, from status and body to an answer per document.
 //!
 //! Promises that nothing is durable unless the item at its place names the document and says 200, 201 or
 //! "version conflict" (P3, P8); that a sick cluster is never taken for a bad document, whatever its status says
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::index::{ItemVerdict, SearchError};
+use crate::index::{ItemAnswer, SearchError};
 use crate::message::DocumentId;
 
 /// Longest reason, characters: that of the `Quittance` attribute's `detail`.
@@ -53,8 +53,8 @@ struct Item<'a> {
     error: Option<Value>,
 }
 
-/// The verdicts on the documents asked about, in their order. `Err` where the reply has none.
-pub(super) fn classify(status: u16, body: &[u8], asked: &[DocumentId]) -> Result<Vec<ItemVerdict>, SearchError> {
+/// What is said of the documents asked about, in their order. `Err` where the reply has none.
+pub(super) fn classify(status: u16, body: &[u8], asked: &[DocumentId]) -> Result<Vec<ItemAnswer>, SearchError> {
     match status {
         200 => Ok(items(body, asked)),
         // A proxy in front refuses by size as well, in words of its own.
@@ -65,6 +65,10 @@ pub(super) fn classify(status: u16, body: &[u8], asked: &[DocumentId]) -> Result
         429 if whole_error(body).is_some_and(|error| never_fits(&error)) => {
             Err(SearchError::WholeRefused(whole_trouble(status, body)))
         }
+        // A full disk's is a block, and lasts; a proxy's has words of its own.
+        429 if whole_error(body).is_none_or(|error| busy(&error)) => {
+            Err(SearchError::Busy(whole_trouble(status, body)))
+        }
         // A 400 that is not OpenSearch's (https spoken to an http port) says nothing about any document: bisected,
         // it would condemn them all.
         _ => Err(SearchError::Unavailable(whole_trouble(status, body))),
@@ -72,8 +76,8 @@ pub(super) fn classify(status: u16, body: &[u8], asked: &[DocumentId]) -> Result
 }
 
 /// `errors` and `took` are not read: only an item's own words count.
-fn items(body: &[u8], asked: &[DocumentId]) -> Vec<ItemVerdict> {
-    let unknown = |why: &str| asked.iter().map(|_| ItemVerdict::Systemic(format!("unknown: {why}"))).collect();
+fn items(body: &[u8], asked: &[DocumentId]) -> Vec<ItemAnswer> {
+    let unknown = |why: &str| asked.iter().map(|_| ItemAnswer::Unknown(why.to_owned())).collect();
     let Ok(reply) = serde_json::from_slice::<Reply<'_>>(body) else {
         return unknown("the reply cannot be read");
     };
@@ -88,7 +92,7 @@ fn items(body: &[u8], asked: &[DocumentId]) -> Vec<ItemVerdict> {
     }
     parsed
         .into_iter()
-        .map(|item| item.map_or_else(|| ItemVerdict::Systemic("unknown: the item cannot be read".into()), verdict))
+        .map(|item| item.map_or_else(|| ItemAnswer::Unknown("the item cannot be read".into()), answer))
         .collect()
 }
 
@@ -99,21 +103,22 @@ fn item<'a>(raw: &'a RawValue) -> Option<Item<'a>> {
     actions.is_empty().then_some(item)
 }
 
-fn verdict(item: Item<'_>) -> ItemVerdict {
+fn answer(item: Item<'_>) -> ItemAnswer {
     let Some(error) = item.error else {
         return match item.status {
-            200 | 201 => ItemVerdict::Durable,
-            status => ItemVerdict::Systemic(format!("unknown: status {status} without an error")),
+            200 | 201 => ItemAnswer::Durable,
+            status => ItemAnswer::Unknown(format!("status {status} without an error")),
         };
     };
     let reason = one_line(&format!("{} {}", item.status, told(&error)), MAX_REASON);
     match item.status {
-        _ if sick(&error) => ItemVerdict::Systemic(reason),
+        429 if busy(&error) => ItemAnswer::Busy(reason),
+        _ if sick(&error) => ItemAnswer::Sick(reason),
         // A newer revision is there: ours is superseded, which is as good as written.
-        409 if kinds(&error).any(|kind| kind == "version_conflict_engine_exception") => ItemVerdict::Durable,
+        409 if kinds(&error).any(|kind| kind == "version_conflict_engine_exception") => ItemAnswer::Durable,
         // An unknown 400 is the document's too: taken for the cluster's, one document would stop the index for all.
-        400 | 413 | 422 => ItemVerdict::Refused(reason),
-        _ => ItemVerdict::Systemic(reason),
+        400 | 413 | 422 => ItemAnswer::Refused(reason),
+        _ => ItemAnswer::Sick(reason),
     }
 }
 
@@ -143,6 +148,12 @@ fn chain(error: &Value) -> impl Iterator<Item = &Value> {
 
 fn kinds(error: &Value) -> impl Iterator<Item = &str> {
     chain(error).filter_map(|error| error.get("type").and_then(Value::as_str))
+}
+
+/// Full at the moment, which is over when what is under way is: not a disk that is full.
+fn busy(error: &Value) -> bool {
+    let full = |kind: &str| kind.ends_with("rejected_execution_exception") || kind == "circuit_breaking_exception";
+    kinds(error).any(full) && !kinds(error).any(|kind| kind == "cluster_block_exception")
 }
 
 fn sick(error: &Value) -> bool {

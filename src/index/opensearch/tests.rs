@@ -13,7 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::index::ItemVerdict;
+use crate::index::bulk::{Class, Lane};
 use crate::message::{DocumentId, Namespace};
+use crate::retry::Jitter;
 
 fn settings(endpoint: &str) -> OpenSearchSettings {
     OpenSearchSettings {
@@ -56,10 +59,20 @@ async fn server(answer: Option<Vec<u8>>) -> (String, mpsc::UnboundedReceiver<Hea
 }
 
 async fn serve(mut stream: TcpStream, answer: Option<Vec<u8>>, tell: mpsc::UnboundedSender<Heard>) {
+    let Some(heard) = hear(&mut stream).await else { return };
+    tell.send(heard).ok();
+    match answer {
+        Some(answer) => stream.write_all(&answer).await.unwrap(),
+        None => tokio::time::sleep(Duration::from_secs(60)).await,
+    }
+}
+
+/// One request; `None` is a knock: connected, and gone again.
+async fn hear(stream: &mut TcpStream) -> Option<Heard> {
     let mut raw = Vec::new();
     let end = loop {
         if stream.read_buf(&mut raw).await.unwrap_or(0) == 0 {
-            return; // a knock: connected, and gone again
+            return None;
         }
         if let Some(end) = raw.windows(4).position(|four| four == b"\r\n\r\n") {
             break end + 4;
@@ -71,10 +84,130 @@ async fn serve(mut stream: TcpStream, answer: Option<Vec<u8>>, tell: mpsc::Unbou
     while raw.len() < end + length {
         stream.read_buf(&mut raw).await.unwrap();
     }
-    tell.send(Heard { head, body: raw[end..].to_vec() }).ok();
-    match answer {
-        Some(answer) => stream.write_all(&answer).await.unwrap(),
-        None => tokio::time::sleep(Duration::from_secs(60)).await,
+    Some(Heard { head, body: raw[end..].to_vec() })
+}
+
+/// What a script says to a request, from its number and the items that would be the reply if all went well.
+type Script = fn(usize, Vec<serde_json::Value>) -> (&'static str, String);
+
+/// A server that answers by a script, and counts the requests.
+async fn scripted(script: Script) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let requests = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let Some(heard) = hear(&mut stream).await else { return };
+                let mut body = String::new();
+                GzDecoder::new(&heard.body[..]).read_to_string(&mut body).unwrap();
+                let actions = body.lines().step_by(2).map(|line| serde_json::from_str(line).unwrap());
+                let well = |action: serde_json::Value| serde_json::json!({"index": {"_id": action["index"]["_id"], "status": 201}});
+                let (status, reply) = script(requests.fetch_add(1, Ordering::SeqCst), actions.map(well).collect());
+                stream.write_all(&http(status, "", &reply).unwrap()).await.ok();
+            });
+        }
+    });
+    (endpoint, requests)
+}
+
+fn items_reply(items: &[serde_json::Value]) -> String {
+    serde_json::json!({"took": 1, "errors": false, "items": items}).to_string()
+}
+
+/// Client and lane together, twelve documents, and replies as servers and proxies give them.
+#[tokio::test]
+async fn over_the_wire_each_document_has_its_verdict_whatever_the_replies_are_like() {
+    // The script, the requests that it takes at most, and how many documents are durable, refused and systemic.
+    let cases: [(&str, Script, usize, [usize; 3]); 8] = [
+        ("well", |_, items| ("200 OK", items_reply(&items)), 1, [12, 0, 0]),
+        (
+            "two items rejected in the first reply",
+            |number, mut items| {
+                if number == 0 {
+                    for place in [3, 7] {
+                        let error = serde_json::json!({"type": "rejected_execution_exception", "reason": "full"});
+                        items[place]["index"]["status"] = 429.into();
+                        items[place]["index"]["error"] = error;
+                    }
+                }
+                ("200 OK", items_reply(&items))
+            },
+            2,
+            [12, 0, 0],
+        ),
+        (
+            "the first request rejected",
+            |number, items| match number {
+                0 => ("429 Too Many Requests", "<html>later</html>".into()),
+                _ => ("200 OK", items_reply(&items)),
+            },
+            2,
+            [12, 0, 0],
+        ),
+        (
+            "a mapping conflict",
+            |_, mut items| {
+                let error = serde_json::json!({"type": "mapper_parsing_exception", "reason": "failed to parse"});
+                items[5]["index"]["status"] = 400.into();
+                items[5]["index"]["error"] = error;
+                ("200 OK", items_reply(&items))
+            },
+            1,
+            [11, 1, 0],
+        ),
+        (
+            "one item missing in the first reply",
+            |number, items| ("200 OK", items_reply(if number == 0 { &items[1..] } else { &items })),
+            2,
+            [12, 0, 0],
+        ),
+        (
+            "reordered at first, then truncated, then well",
+            |number, mut items| {
+                if number == 0 {
+                    items.reverse();
+                }
+                let reply = items_reply(&items);
+                let end = if number == 1 { reply.len() / 2 } else { reply.len() };
+                ("200 OK", reply[..end].to_owned())
+            },
+            3,
+            [12, 0, 0],
+        ),
+        ("never readable", |_, _| ("200 OK", "<html>Please sign in</html>".into()), 3, [0, 0, 12]),
+        (
+            "no more than three at once",
+            |_, items| match items.len() {
+                0..=3 => ("200 OK", items_reply(&items)),
+                _ => ("413 Payload Too Large", String::new()),
+            },
+            7,
+            [12, 0, 0],
+        ),
+    ];
+    for (name, script, most, expected) in cases {
+        let (endpoint, requests) = scripted(script).await;
+        let slow = OpenSearchSettings { request_timeout: Duration::from_secs(20), ..settings(&endpoint) };
+        let index = Arc::new(OpenSearchIndex::new(slow).unwrap());
+        let (lane, drive) = Lane::new(index, Arc::new(Jitter::seeded(1)));
+        tokio::spawn(drive);
+        let documents = (0..12).map(|number| lane.submit(item(&number.to_string()), Class::Fresh));
+        let mut counts = [0; 3];
+        for verdict in futures_util::future::join_all(documents).await {
+            let place = match verdict {
+                ItemVerdict::Durable => 0,
+                ItemVerdict::Refused(_) => 1,
+                ItemVerdict::Systemic(_) => 2,
+            };
+            counts[place] += 1;
+        }
+        let requests = requests.load(Ordering::SeqCst);
+        assert_eq!(counts, expected, "{name}");
+        assert!(requests <= most, "{name}: {requests} requests");
     }
 }
 
@@ -86,7 +219,7 @@ fn http(status: &str, headers: &str, body: &str) -> Option<Vec<u8>> {
     )
 }
 
-fn unavailable(result: Result<Vec<ItemVerdict>, SearchError>) -> String {
+fn unavailable(result: Result<Vec<ItemAnswer>, SearchError>) -> String {
     match result {
         Err(SearchError::Unavailable(why)) => why,
         other => panic!("{other:?}"),
@@ -97,7 +230,7 @@ fn unavailable(result: Result<Vec<ItemVerdict>, SearchError>) -> String {
 async fn a_bulk_goes_gzipped_to_the_alias_and_may_not_create_an_index() {
     let (endpoint, mut heard) = server(http("200 OK", "", &created(&item("k")))).await;
     let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
-    assert_eq!(index.bulk(&[item("k")]).await, Ok(vec![ItemVerdict::Durable]));
+    assert_eq!(index.bulk(&[item("k")]).await, Ok(vec![ItemAnswer::Durable]));
     let heard = heard.recv().await.unwrap();
     assert!(
         heard.head.starts_with("post /files/_bulk?require_alias=true&timeout=200ms http/1.1\r\n"),
@@ -127,7 +260,7 @@ async fn nothing_to_write_is_no_request() {
     let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
     assert_eq!(index.bulk(&[]).await, Ok(vec![]));
     let empty = IndexItem { source: Bytes::new(), ..item("k") };
-    assert!(matches!(&index.bulk(&[empty]).await.unwrap()[..], [ItemVerdict::Refused(_)]));
+    assert!(matches!(&index.bulk(&[empty]).await.unwrap()[..], [ItemAnswer::Refused(_)]));
     assert!(heard.try_recv().is_err());
 }
 
@@ -138,7 +271,7 @@ async fn an_unfit_document_is_refused_in_its_place_and_the_others_are_sent() {
     let unfit = IndexItem { source: Bytes::from_static(b"null"), ..item("u") };
     let verdicts = index.bulk(&[unfit.clone(), item("k"), unfit]).await.unwrap();
     assert!(
-        matches!(&verdicts[..], [ItemVerdict::Refused(_), ItemVerdict::Durable, ItemVerdict::Refused(_)]),
+        matches!(&verdicts[..], [ItemAnswer::Refused(_), ItemAnswer::Durable, ItemAnswer::Refused(_)]),
         "{verdicts:?}"
     );
 }

@@ -254,7 +254,10 @@ pub fn set(world: &World, climate: &Climate, gusts: &[Gust], at: Duration) {
                 add(&mut search.probe, faults);
             }
             Trouble::HalfApplied => search.half_applied = true,
-            Trouble::ItemSystemic(share) => search.item_systemic = *share,
+            Trouble::ItemSystemic(share) => {
+                let third = *share / 3.0;
+                (search.item_systemic, search.item_busy, search.item_unknown) = (third, third, third);
+            }
             Trouble::Mapping(key) => {
                 search.refuse.insert(document_id(key), "400 mapper_parsing_exception".into());
             }

@@ -21,16 +21,17 @@ fn reply(items: Vec<Value>) -> Vec<u8> {
     json!({"took": 3, "errors": false, "items": items}).to_string().into_bytes()
 }
 
-fn kind(verdict: &ItemVerdict) -> &'static str {
-    match verdict {
-        ItemVerdict::Durable => "durable",
-        ItemVerdict::Refused(_) => "refused",
-        ItemVerdict::Systemic(why) if why.starts_with("unknown") => "unknown",
-        ItemVerdict::Systemic(_) => "systemic",
+fn kind(answer: &ItemAnswer) -> &'static str {
+    match answer {
+        ItemAnswer::Durable => "durable",
+        ItemAnswer::Refused(_) => "refused",
+        ItemAnswer::Busy(_) => "busy",
+        ItemAnswer::Unknown(_) => "unknown",
+        ItemAnswer::Sick(_) => "sick",
     }
 }
 
-fn kinds_of(verdicts: &[ItemVerdict]) -> Vec<&'static str> {
+fn kinds_of(verdicts: &[ItemAnswer]) -> Vec<&'static str> {
     verdicts.iter().map(kind).collect()
 }
 
@@ -52,57 +53,50 @@ fn an_item_is_judged_by_its_error_and_not_by_its_status_alone() {
         (
             404,
             error("index_not_found_exception", "no such index [nope] and [require_alias] request flag is [true]"),
-            "systemic",
+            "sick",
         ),
-        (
-            403,
-            error("cluster_block_exception", "index [t-v1] blocked by: [FORBIDDEN/8/index write (api)];"),
-            "systemic",
-        ),
+        (403, error("cluster_block_exception", "index [t-v1] blocked by: [FORBIDDEN/8/index write (api)];"), "sick"),
         (
             403,
             error("cluster_block_exception", "index [t-v1] blocked by: [FORBIDDEN/5/index read-only (api)];"),
-            "systemic",
+            "sick",
         ),
         (
             429,
             error("cluster_block_exception", "index [t-v1] blocked by: [TOO_MANY_REQUESTS/12/disk usage exceeded"),
-            "systemic",
+            "sick",
         ),
-        (400, error("index_closed_exception", "closed"), "systemic"),
-        (400, error("illegal_argument_exception", "no write index is defined for alias [t]. The write"), "systemic"),
+        (400, error("index_closed_exception", "closed"), "sick"),
+        (400, error("illegal_argument_exception", "no write index is defined for alias [t]. The write"), "sick"),
         // what others answer
         (
             403,
             error("cluster_block_exception", "blocked by: [FORBIDDEN/10/cluster create-index blocked (api)];"),
-            "systemic",
+            "sick",
         ),
-        (
-            403,
-            error("exception", "index [x] blocked by: [FORBIDDEN/12/index read-only / allow delete (api)];"),
-            "systemic",
-        ),
-        (400, error("cluster_block_exception", "a block with a status of the document's"), "systemic"),
-        (400, error("exception", "blocked by: [FORBIDDEN/12/…];"), "systemic"),
-        (429, error("es_rejected_execution_exception", "rejected execution of coordinating operation"), "systemic"),
-        (400, error("opensearch_rejected_execution_exception", "rejected"), "systemic"),
-        (429, error("circuit_breaking_exception", "[parent] Data too large"), "systemic"),
-        (400, caused("mapper_parsing_exception", error("circuit_breaking_exception", "too large")), "systemic"),
-        (403, error("security_exception", "no permissions for [indices:data/write/bulk]"), "systemic"),
-        (401, error("security_exception", "unauthorized"), "systemic"),
-        (402, error("exception", "serverless: throttled"), "systemic"),
-        (404, error("document_missing_exception", "gone"), "systemic"),
-        (400, error("illegal_argument_exception", "pipeline with id [clean] does not exist"), "systemic"),
-        (500, error("null_pointer_exception", "null"), "systemic"),
-        (503, error("unavailable_shards_exception", "[t-v1][0] primary shard is not active Timeout: [5s]"), "systemic"),
-        (504, json!({}), "systemic"),
+        (403, error("exception", "index [x] blocked by: [FORBIDDEN/12/index read-only / allow delete (api)];"), "sick"),
+        (400, error("cluster_block_exception", "a block with a status of the document's"), "sick"),
+        (400, error("exception", "blocked by: [FORBIDDEN/12/…];"), "sick"),
+        (429, error("es_rejected_execution_exception", "rejected execution of coordinating operation"), "busy"),
+        (400, error("opensearch_rejected_execution_exception", "rejected"), "sick"),
+        (429, error("circuit_breaking_exception", "[parent] Data too large"), "busy"),
+        (429, error("tomorrows_exception", "?"), "sick"),
+        (400, caused("mapper_parsing_exception", error("circuit_breaking_exception", "too large")), "sick"),
+        (403, error("security_exception", "no permissions for [indices:data/write/bulk]"), "sick"),
+        (401, error("security_exception", "unauthorized"), "sick"),
+        (402, error("exception", "serverless: throttled"), "sick"),
+        (404, error("document_missing_exception", "gone"), "sick"),
+        (400, error("illegal_argument_exception", "pipeline with id [clean] does not exist"), "sick"),
+        (500, error("null_pointer_exception", "null"), "sick"),
+        (503, error("unavailable_shards_exception", "[t-v1][0] primary shard is not active Timeout: [5s]"), "sick"),
+        (504, json!({}), "sick"),
         (413, error("content_too_long_exception", "too long"), "refused"),
         (400, error("some_exception_of_tomorrow", "?"), "refused"),
         (400, json!("MapperParsingException[failed]"), "refused"),
         // other conflicts than ours say nothing
-        (409, error("resource_already_exists_exception", "?"), "systemic"),
+        (409, error("resource_already_exists_exception", "?"), "sick"),
         // an error takes back what the status says
-        (200, error("mapper_parsing_exception", "?"), "systemic"),
+        (200, error("mapper_parsing_exception", "?"), "sick"),
         // a document must not talk itself into a sick cluster, nor into a sound one
         (400, error("mapper_parsing_exception", "failed to parse: 'index [x] blocked by: [FORBIDDEN/8/…]'"), "refused"),
         (400, error("mapper_parsing_exception", "version_conflict_engine_exception"), "refused"),
@@ -200,13 +194,16 @@ fn a_whole_reply_is_the_documents_fault_only_where_opensearch_says_so() {
         (400, String::new(), "unavailable"),
         // what a real 3.8.0 with 512 MB answered to one document of 90 MB, and what it answers under load
         (429, os(429, "rejected_execution_exception", &rejected(0, 94_372_089)), "refused"),
-        (429, os(429, "rejected_execution_exception", &rejected(50_000_000, 5_000_000)), "unavailable"),
+        (429, os(429, "rejected_execution_exception", &rejected(50_000_000, 5_000_000)), "busy"),
+        (429, os(429, "circuit_breaking_exception", "[parent] Data too large"), "busy"),
+        (429, "<html>Too Many Requests</html>".into(), "busy"),
+        (429, os(429, "cluster_block_exception", "index [t-v1] blocked by: [TOO_MANY_REQUESTS/12/…];"), "unavailable"),
         (401, "Unauthorized".into(), "unavailable"),
         (402, String::new(), "unavailable"),
         (403, os(403, "security_exception", "no permissions"), "unavailable"),
         (403, os(403, "cluster_block_exception", "blocked by: [FORBIDDEN/12/…];"), "unavailable"),
         (404, os(404, "index_not_found_exception", "no such index [files]"), "unavailable"),
-        (429, os(429, "rejected_execution_exception", "rejected"), "unavailable"),
+        (429, os(429, "rejected_execution_exception", "rejected"), "busy"),
         (500, String::new(), "unavailable"),
         (502, "<html>".into(), "unavailable"),
         (503, os(503, "cluster_manager_not_discovered_exception", ""), "unavailable"),
@@ -216,6 +213,7 @@ fn a_whole_reply_is_the_documents_fault_only_where_opensearch_says_so() {
     for (status, body, expected) in cases {
         let said = match classify(status, body.as_bytes(), &ids(&["a"])) {
             Err(SearchError::WholeRefused(_)) => "refused",
+            Err(SearchError::Busy(_)) => "busy",
             Err(SearchError::Unavailable(_)) => "unavailable",
             Ok(_) => "verdicts",
         };
@@ -236,7 +234,7 @@ fn a_reason_is_short_of_one_line_and_does_not_repeat_the_document() {
     ];
     for error in errors {
         let verdicts = classify(200, &reply(vec![failed(&asked[0], 400, error)]), &asked).unwrap();
-        let ItemVerdict::Refused(reason) = &verdicts[0] else { panic!("{verdicts:?}") };
+        let ItemAnswer::Refused(reason) = &verdicts[0] else { panic!("{verdicts:?}") };
         assert!(reason.chars().count() <= MAX_REASON, "{reason}");
         assert!(!reason.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{202e}')), "{reason:?}");
         assert!(reason.matches("機密").count() <= MAX_PART / 2, "{reason}");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use quittance::index::ItemVerdict;
+use quittance::index::ItemAnswer;
 use quittance::store::{Condition, PutReply, StoreError};
 use serde_json::Value;
 
@@ -236,12 +236,15 @@ impl<'a> Facts<'a> {
             };
             for (item, verdict) in items.iter().zip(verdicts) {
                 match (verdict, self.of_doc_id.get(item.document_id.as_str())) {
-                    (ItemVerdict::Durable, Some(doc)) => {
+                    (ItemAnswer::Durable, Some(doc)) => {
                         let known = self.knowledge.entry((life, *doc)).or_default();
                         known.placed.push((stamp.order, item.revision));
                     }
-                    (ItemVerdict::Durable, None) => {}
-                    (ItemVerdict::Refused(_) | ItemVerdict::Systemic(_), _) => {
+                    (ItemAnswer::Durable, None) => {}
+                    (
+                        ItemAnswer::Refused(_) | ItemAnswer::Busy(_) | ItemAnswer::Unknown(_) | ItemAnswer::Sick(_),
+                        _,
+                    ) => {
                         self.lives[life].search_trouble.push(stamp);
                     }
                 }
