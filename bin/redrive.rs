@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use quittance::clock::{SystemClock, WallClock as _, rfc3339};
 use quittance::config::{Order, RedriveArgs, RedriveConfig, Surroundings, exit};
-use quittance::pause::{Pause, PauseFile};
+use quittance::message::Namespace;
+use quittance::pause::{Pause, PauseFile, operator};
 use quittance::start::{self, CannotStart};
+use quittance::store::StoreError;
 use quittance::store::s3::{self, S3Store};
+use quittance::telemetry::{self, Identity};
+use quittance::upkeep::command;
 
 fn main() -> ExitCode {
     let args = match RedriveArgs::read(std::env::args_os()) {
@@ -33,10 +37,7 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(run(config)) {
-        Ok((report, code)) => {
-            print!("{report}");
-            ExitCode::from(code)
-        }
+        Ok(code) => ExitCode::from(code),
         Err(cannot) => {
             eprintln!("redrive: {cannot}");
             ExitCode::from(cannot.code)
@@ -44,13 +45,32 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: RedriveConfig) -> Result<(String, u8), CannotStart> {
-    let aws = start::aws().await?;
-    let store = Arc::new(S3Store::new(s3::client(&aws)));
-    let file = PauseFile { store, bucket: config.results_bucket };
-    let done = match config.order {
+async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
+    let RedriveConfig { order, results_bucket, json, log_format } = config;
+    let log = |namespace: &Namespace| {
+        let run_id = uuid::Uuid::now_v7().to_string();
+        telemetry::install(log_format, "info", Identity { run_id, namespace: namespace.to_string() });
+    };
+    let place = command::Place { results_bucket, json };
+    match order {
+        Order::Pause { reason, by } => {
+            let (by, at) = (by.unwrap_or_else(whoami), rfc3339(SystemClock.unix_ms()));
+            let file = pause_file(place).await?;
+            told(&file, file.pause(&Pause { v: 1, reason, by, at }).await, json)
+        }
+        Order::Resume => {
+            let file = pause_file(place).await?;
+            told(&file, file.resume().await, json)
+        }
+        Order::Status => {
+            let file = pause_file(place).await?;
+            told(&file, file.status().await, json)
+        }
         Order::Parked { namespace, order } => {
-            let on_a_terminal = std::io::stderr().is_terminal() && !config.json;
+            let aws = start::aws().await?;
+            let store = Arc::new(S3Store::new(s3::client(&aws)));
+            let file = PauseFile { store, bucket: place.results_bucket };
+            let on_a_terminal = std::io::stderr().is_terminal() && !json;
             let tell = |line: &str| {
                 if on_a_terminal {
                     eprint!("{line}");
@@ -58,19 +78,34 @@ async fn run(config: RedriveConfig) -> Result<(String, u8), CannotStart> {
             };
             let by = format!("redrive parked by {}", whoami());
             let answer = start::parked::parked(order, namespace, &file, &aws, by, &tell).await?;
-            return Ok((if config.json { answer.json } else { answer.text }, answer.code));
+            print!("{}", if json { answer.json } else { answer.text });
+            Ok(answer.code)
         }
-        Order::Pause { reason, by } => {
-            let (by, at) = (by.unwrap_or_else(whoami), rfc3339(SystemClock.unix_ms()));
-            file.pause(&Pause { v: 1, reason, by, at }).await
+        Order::Reconcile(config) => {
+            log(&config.namespace);
+            command::reconcile(*config, place).await
         }
-        Order::Resume => file.resume().await,
-        Order::Status => file.status().await,
-    };
-    match done {
-        Ok(report) => Ok((if config.json { report.json() } else { report.text() }, exit::EX_OK)),
-        Err(error) => Err(start::no_pause_file(&file.bucket, &error)),
+        Order::Reprocess(config) => {
+            log(&config.namespace);
+            command::reprocess(*config, place).await
+        }
+        Order::PurgeTombstones(config) => {
+            log(&config.namespace);
+            command::purge(*config, place).await
+        }
+        Order::Search(config) => command::find(*config, json).await,
     }
+}
+
+async fn pause_file(place: command::Place) -> Result<PauseFile, CannotStart> {
+    let store = Arc::new(S3Store::new(s3::client(&start::aws().await?)));
+    Ok(PauseFile { store, bucket: place.results_bucket })
+}
+
+fn told(file: &PauseFile, done: Result<operator::Report, StoreError>, json: bool) -> Result<u8, CannotStart> {
+    let report = done.map_err(|error| start::no_pause_file(&file.bucket, &error))?;
+    print!("{}", if json { report.json() } else { report.text() });
+    Ok(exit::EX_OK)
 }
 
 /// `user@host`, as far as this machine knows.

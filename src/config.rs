@@ -48,7 +48,9 @@ mod values;
 
 pub use args::{Args, Name, Task, names};
 pub use mistakes::{Mistake, Mistakes};
-pub use redrive::{Order, ParkedOrder, RedriveArgs, RedriveConfig};
+pub use redrive::{
+    FindConfig, Order, ParkedOrder, PurgeConfig, ReconcileConfig, RedriveArgs, RedriveConfig, ReprocessConfig,
+};
 
 use mistakes::Reader;
 use values::{
@@ -309,7 +311,7 @@ impl WorkerConfig {
         for service in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS"] {
             read.optional(&read.variable(service), urls::endpoint(http)); // the SDK obeys them as well
         }
-        let opensearch = search::convert(read, &args.into(), http);
+        let opensearch = search::convert(read, &args.search, http);
 
         // What must fit together. Values which are mistakes themselves are not compared.
         if let (Some(queue_url), Some(Some(dlq_url))) = (&queue_url, &dlq_url)

@@ -160,6 +160,14 @@ event!(
     SettlerBroke, "settler_broke", ERROR { detail: String, }
 );
 event!(
+    /// A reconciliation has ended.
+    Reconciled, "reconciled", INFO {
+        bucket: String, prefix: String, complete: bool, objects: u64, records: u64, well: u64, young: u64, parked: u64,
+        errored: u64, too_large: u64, unclear: u64, missing: u64, stale: u64, orphaned: u64, repaired_messages: u64,
+        repaired_parked: u64, ms: u64,
+    }
+);
+event!(
     /// Something to know at start.
     Notice, "notice", WARN { detail: String, }
 );

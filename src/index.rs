@@ -16,6 +16,7 @@ use crate::outcome::Indexed;
 
 mod aimd;
 pub mod bulk;
+pub mod catalogue;
 pub mod park;
 pub mod parked;
 pub mod replay;

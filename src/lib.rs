@@ -61,4 +61,5 @@ pub mod spawn;
 pub mod start;
 pub mod store;
 pub mod telemetry;
+pub mod upkeep;
 mod word;

@@ -57,6 +57,8 @@ impl Refusal {
 
 /// The answer to one entry of a batch.
 pub type EntryReply = Result<(), Refusal>;
+/// The answer to one message of a batch that was sent; the id is the acknowledgement.
+pub type SendReply = Result<MessageId, Refusal>;
 
 /// A call that did not happen, or whose end is not known.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -122,6 +124,10 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Sends one message; the id is the acknowledgement.
     async fn send(&self, message: &Outgoing) -> Result<MessageId, QueueError>;
+
+    /// Sends up to ten messages, 1 MiB together. The replies are positional, as those of [`Queue::delete`]; a message
+    /// whose entry is not mentioned may have been sent.
+    async fn send_batch(&self, messages: &[Outgoing]) -> Result<Vec<SendReply>, QueueError>;
 
     /// Attributes of the queue.
     async fn facts(&self) -> Result<QueueFacts, QueueError>;

@@ -60,7 +60,8 @@ pub struct CannotStart {
 }
 
 impl CannotStart {
-    fn missing(line: String) -> Self {
+    /// Something is not there: exit 75.
+    pub fn missing(line: String) -> Self {
         Self { line, code: exit::EX_TEMPFAIL }
     }
 
@@ -85,7 +86,7 @@ pub fn search_index(config: &WorkerConfig, aws: &SdkConfig) -> Result<Option<Ope
     config.opensearch.as_ref().map(|search| index_client(search, aws)).transpose()
 }
 
-/// The client of an index.
+/// The client of one index.
 pub fn index_client(search: &OpenSearchConfig, aws: &SdkConfig) -> Result<OpenSearchIndex, CannotStart> {
     let OpenSearchConfig { endpoint, index, auth } = search;
     let auth = match auth {
@@ -139,7 +140,8 @@ pub async fn find_queues(config: &WorkerConfig, client: &aws_sdk_sqs::Client) ->
     Ok(Queues { dlq_url, facts })
 }
 
-async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) -> Result<QueueFacts, CannotStart> {
+/// Looks at a queue that is needed.
+pub async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) -> Result<QueueFacts, CannotStart> {
     let queue = SqsQueue::new(client.clone(), url);
     match tokio::time::timeout(LOOK_LIMIT, queue.facts()).await {
         Ok(Ok(facts)) => Ok(facts),
@@ -153,7 +155,8 @@ async fn look_at_queue(variable: &str, url: &str, client: &aws_sdk_sqs::Client) 
     }
 }
 
-async fn look_at_bucket(variable: &str, bucket: &str, store: &dyn Store) -> Result<(), CannotStart> {
+/// Looks at a bucket that is needed.
+pub async fn look_at_bucket(variable: &str, bucket: &str, store: &dyn Store) -> Result<(), CannotStart> {
     match tokio::time::timeout(LOOK_LIMIT, store.probe(bucket)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(StoreError::BucketMissing(_))) => Err(CannotStart::missing(format!(
@@ -358,6 +361,11 @@ pub fn replay_budget(retries: u32, base: Duration, cap: Duration) -> Budget {
 /// This machine's name.
 pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Looks at an index that is needed (a worker's is not: see `look_at_search`).
+pub async fn look_at_index(index: &OpenSearchIndex) -> Result<(), CannotStart> {
+    index.probe().await.map_err(|error| CannotStart::missing(format!("OPENSEARCH_ENDPOINT: {error}")))
 }
 
 /// Not fatal, whatever it says: it is a side path. The documents are parked until it is well.

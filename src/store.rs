@@ -71,6 +71,39 @@ pub struct Page {
     pub more: bool,
 }
 
+/// An object as a listing tells of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Listed {
+    /// Key.
+    pub key: String,
+    /// ETag without quotes.
+    pub etag: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// `LastModified`, Unix milliseconds.
+    pub modified_ms: Option<u64>,
+}
+
+/// One page of a listing with what it tells of each object, in key order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ListedPage {
+    /// Objects, ascending by key.
+    pub objects: Vec<Listed>,
+    /// More follow: ask again with `start_after` the last key.
+    pub more: bool,
+}
+
+/// How a DELETE over an etag ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DeleteReply {
+    /// It is gone; also where it was gone before.
+    Deleted,
+    /// Another state of the object is there. Nothing was deleted.
+    Conflict,
+    /// The store has no conditional DELETE (LocalStack: 501). Nothing was deleted.
+    Unsupported(String),
+}
+
 /// Why a call gave no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -131,6 +164,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// The bucket is there and we may look at it.
     async fn probe(&self, bucket: &str) -> Result<(), StoreError>;
+}
+
+/// What keeping a bucket in order takes beyond that. A port of its own, so that nothing in a worker can take a record
+/// away.
+#[async_trait]
+pub trait Shelves: Store {
+    /// As [`Store::list`], with etag, size and time of each object.
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+    ) -> Result<ListedPage, StoreError>;
+
+    /// Removes an object that still has this etag (`If-Match`).
+    async fn delete_if_match(&self, bucket: &str, key: &str, etag: &str) -> Result<DeleteReply, StoreError>;
 }
 
 /// For the smallest body, and for all others beside their size: no link that is worth working on needs longer to begin.

@@ -15,7 +15,7 @@ use quittance::check::{Finding, QueueAt, Subject, Verdict, check, exit_code};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::s3_event::Source;
 use quittance::message::{Message, MessageId, ReceiptHandle};
-use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts};
+use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, SendReply};
 use quittance::store::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
 
 const URL: &str = "https://sqs.eu-central-1.amazonaws.com/111122223333/files";
@@ -59,6 +59,9 @@ impl Queue for FakeQueue {
         panic!("the doctor hides nothing")
     }
     async fn send(&self, _: &Outgoing) -> Result<MessageId, QueueError> {
+        panic!("the doctor sends nothing")
+    }
+    async fn send_batch(&self, _: &[Outgoing]) -> Result<Vec<SendReply>, QueueError> {
         panic!("the doctor sends nothing")
     }
     async fn facts(&self) -> Result<QueueFacts, QueueError> {

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 const UNIT: &str = include_str!("../systemd/quittance-worker.service");
 const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
+const UPKEEP: &str = include_str!("../deploy/iam-upkeep-policy.json");
 const OPERATOR: &str = include_str!("../deploy/iam-operator-policy.json");
 const CARGO: &str = include_str!("../Cargo.toml");
 
@@ -294,6 +295,47 @@ fn the_operators_policy_allows_to_pause_and_resume_and_nothing_else() {
     // Without it a bucket where nobody has paused answers 403.
     assert!(allows(&statements, "s3:ListBucket", "arn:aws:s3:::results"));
     assert!(!allows(&statements, "sqs:ReceiveMessage", "arn:aws:sqs:eu-central-1:111122223333:files"));
+}
+
+#[test]
+fn the_upkeep_policy_sends_work_and_forgets_tombstones_and_writes_no_record() {
+    let statements = statements_of(UPKEEP, &["DEAD_LETTER_QUEUE"]);
+    let namespace = Namespace::parse("default").unwrap();
+    let document = DocumentId::of(&namespace, "incoming", "in/a.txt");
+    let results = |key: &str| format!("arn:aws:s3:::results/{key}");
+    let record = results(&layout::record(&namespace, &document));
+    let parked = results(&layout::parked("2026-11-22", &namespace, &document, 1));
+    let errored = results(&layout::errored("2026-11-22", &namespace, &document, 1));
+    let index = |path: &str| format!("arn:aws:es:eu-central-1:111122223333:domain/search/{path}");
+    let (get, put, delete) = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject");
+    let (main, source) = ("arn:aws:sqs:eu-central-1:111122223333:files", "arn:aws:s3:::incoming/in/a.txt");
+    for (action, resource, expected) in [
+        ("sqs:SendMessage", main.to_owned(), true),
+        ("sqs:GetQueueAttributes", main.to_owned(), true),
+        ("sqs:ReceiveMessage", main.to_owned(), false),
+        ("sqs:SendMessage", format!("{main}-dlq"), false),
+        ("s3:ListBucket", "arn:aws:s3:::incoming".to_owned(), true),
+        ("s3:ListBucket", "arn:aws:s3:::results".to_owned(), true),
+        (get, source.to_owned(), true),
+        (put, source.to_owned(), false),
+        (delete, source.to_owned(), false),
+        (get, record.clone(), true),
+        (put, record.clone(), false),
+        (delete, record, true),
+        (put, parked.clone(), true),
+        (delete, parked, true),
+        (put, errored.clone(), false),
+        (delete, errored, true),
+        (delete, results(layout::PAUSE), false),
+        ("es:ESHttpPost", index("files/_search"), true),
+        ("es:ESHttpPost", index("files/_mget"), true),
+        ("es:ESHttpPost", index("files/_bulk"), true),
+        ("es:ESHttpPost", index("files-search/_search"), true),
+        ("es:ESHttpGet", index("files"), true),
+        ("es:ESHttpDelete", index("files"), false),
+    ] {
+        assert_eq!(allows(&statements, action, &resource), expected, "{action} on {resource}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use quittance::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::{DocumentId, Namespace};
 use serde_json::{Value, json};
@@ -33,6 +34,10 @@ trait Bench: Send + Sync {
     fn search(&self) -> &dyn Search;
     /// The port, for an alias that does not exist.
     fn without_alias(&self) -> &dyn Search;
+    /// The port that looks through the index.
+    fn catalogue(&self) -> &dyn Catalogue;
+    /// The same, for an alias that does not exist.
+    fn catalogue_without_alias(&self) -> &dyn Catalogue;
     /// Version and source of a document as the index holds it, deleted or not.
     async fn stored(&self, id: &DocumentId) -> Option<(u64, Value)>;
     /// What the read alias shows once all writes are visible, sorted.
@@ -152,6 +157,78 @@ async fn an_empty_batch_has_no_verdicts(bench: &dyn Bench) {
     assert_eq!(write(bench, &[]).await, []);
 }
 
+fn stretch(prefix: &str, after: Option<&str>, up_to: Option<&str>) -> Stretch {
+    Stretch {
+        namespace: Namespace::parse("contract").expect("a namespace"),
+        bucket: "bucket".into(),
+        prefix: prefix.into(),
+        after: after.map(Into::into),
+        up_to: up_to.map(Into::into),
+    }
+}
+
+fn of_bucket(bucket: &str, namespace: &str, key: &str, deleted: bool) -> Value {
+    json!({ "bucket": bucket, "namespace": namespace, "key": key, "deleted": deleted, "extractor": "e/1", "content": "x" })
+}
+
+async fn entries_come_in_the_order_of_their_keys_and_only_of_the_stretch(bench: &dyn Bench) {
+    // In UTF-8, not in UTF-16 and not by any alphabet.
+    let keys = ["p/Z", "p/a b", "p/a+b", "p/日本", "p/～", "p/😀"];
+    let mut items: Vec<IndexItem> =
+        keys.iter().map(|key| item(key, 7, &of_bucket("bucket", "contract", key, *key == "p/a+b"))).collect();
+    items.push(item("other prefix", 1, &of_bucket("bucket", "contract", "q/1", false)));
+    items.push(item("other bucket", 1, &of_bucket("another", "contract", "p/b", false)));
+    items.push(item("other namespace", 1, &of_bucket("bucket", "another", "p/b", false)));
+    write(bench, &items).await;
+    bench.shown().await; // all writes are visible
+    let ask = async |stretch: Stretch, limit| bench.catalogue().entries(&stretch, limit).await.expect("entries");
+    let all = ask(stretch("p/", None, None), 100).await;
+    let entry = |key: &&str| Entry {
+        document_id: id(key),
+        key: (*key).into(),
+        held: Held { revision: 7, deleted: *key == "p/a+b" },
+        extractor: Some("e/1".into()),
+    };
+    assert_eq!(all, keys.iter().map(entry).collect::<Vec<_>>());
+    assert_eq!(ask(stretch("p/", None, None), 2).await, all[..2]);
+    assert_eq!(ask(stretch("p/", Some("p/a b"), None), 2).await, all[2..4]);
+    assert_eq!(ask(stretch("p/", Some("p/a b"), Some("p/～")), 100).await, all[2..5]);
+    assert_eq!(ask(stretch("", None, None), 100).await.len(), 7);
+    assert_eq!(ask(stretch("nothing/", None, None), 100).await, []);
+}
+
+async fn what_is_held_is_told_as_of_now(bench: &dyn Bench) {
+    let ids = [id("held"), id("never"), id("gone")];
+    assert_eq!(bench.catalogue().held(&ids).await, Ok(vec![None, None, None]));
+    write(bench, &[item("held", 5, &text("a")), item("gone", 9, &json!({ "deleted": true }))]).await;
+    let held = |revision, deleted| Some(Held { revision, deleted });
+    assert_eq!(bench.catalogue().held(&ids).await, Ok(vec![held(5, false), None, held(9, true)]));
+    assert_eq!(bench.catalogue().held(&[]).await, Ok(vec![]));
+}
+
+async fn a_removal_takes_this_revision_or_an_older_one_and_never_a_newer(bench: &dyn Bench) {
+    write(bench, &[item("same", 7, &text("a")), item("older", 6, &text("a")), item("newer", 8, &text("a"))]).await;
+    let asked = ["same", "older", "newer", "never"].map(|key| (id(key), 7));
+    let expected = [Removal::Removed, Removal::Removed, Removal::Newer, Removal::Removed];
+    assert_eq!(bench.catalogue().remove(&asked).await, Ok(expected.to_vec()));
+    for (key, there) in [("same", false), ("older", false), ("newer", true), ("never", false)] {
+        assert_eq!(bench.stored(&id(key)).await.is_some(), there, "{key}");
+    }
+    // Again: nothing is left to do. And what comes back newer is written.
+    assert_eq!(bench.catalogue().remove(&asked).await, Ok(expected.to_vec()));
+    write(bench, &[item("same", 8, &text("back"))]).await;
+    assert_eq!(content(bench, "same").await, (8, "back".into()));
+    assert_eq!(bench.catalogue().remove(&[]).await, Ok(vec![]));
+}
+
+async fn looking_and_removing_without_the_alias_are_errors_and_create_nothing(bench: &dyn Bench) {
+    let catalogue = bench.catalogue_without_alias();
+    assert!(matches!(catalogue.entries(&stretch("", None, None), 1).await, Err(SearchError::Unavailable(_))));
+    assert!(matches!(catalogue.held(&[id("k")]).await, Err(SearchError::Unavailable(_))));
+    assert!(matches!(catalogue.remove(&[(id("k"), 7)]).await, Err(SearchError::Unavailable(_))));
+    assert!(!bench.something_has_the_missing_name().await);
+}
+
 /// The whole suite for one bench: a module of tests, each on a bench of its own.
 macro_rules! contract {
     ($name:ident, $bench:expr, $(#[$attribute:meta])*) => {
@@ -166,6 +243,10 @@ macro_rules! contract {
             a_block_is_systemic_and_over_when_it_is_lifted
             text_of_any_kind_comes_back_as_it_was
             an_empty_batch_has_no_verdicts
+            entries_come_in_the_order_of_their_keys_and_only_of_the_stretch
+            what_is_held_is_told_as_of_now
+            a_removal_takes_this_revision_or_an_older_one_and_never_a_newer
+            looking_and_removing_without_the_alias_are_errors_and_create_nothing
         );
     };
     (@each $name:ident, $bench:expr, $attributes:tt, $($clause:ident)*) => {

@@ -10,6 +10,44 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand
 
 use super::Secret;
 
+/// Where OpenSearch is and how to sign in: the same settings for worker and operator.
+// No Debug: see [`Args`].
+#[derive(clap::Args, Clone, PartialEq, Eq, Default)]
+pub struct SearchArgs {
+    /// URL of OpenSearch; required unless `--skip-opensearch`.
+    #[arg(long, env = "OPENSEARCH_ENDPOINT", value_name = "URL", global = true, help_heading = "Search")]
+    pub opensearch_endpoint: Option<String>,
+
+    /// Write alias; the read alias is `{index}-search`; default `files`.
+    #[arg(long, env = "OPENSEARCH_INDEX", value_name = "ALIAS", global = true, help_heading = "Search")]
+    pub index: Option<String>,
+
+    /// How to sign in: `none`, `basic` or `sigv4`; default: `basic` when a username is given, `sigv4` on AWS host
+    /// names, else `none`.
+    #[arg(long, env = "OPENSEARCH_AUTH", value_name = "HOW", global = true, help_heading = "Search")]
+    pub opensearch_auth: Option<String>,
+
+    /// User for basic authentication; default: none.
+    #[arg(long, env = "OPENSEARCH_USERNAME", value_name = "NAME", global = true, help_heading = "Search")]
+    pub opensearch_username: Option<String>,
+
+    /// Password for basic authentication; a flag is seen by everyone on the machine: prefer the file; default: none.
+    #[arg(long, env = "OPENSEARCH_PASSWORD", value_name = "SECRET", global = true, help_heading = "Search")]
+    #[arg(hide_env_values = true)]
+    pub opensearch_password: Option<Secret>,
+
+    /// File that holds the password (a trailing newline is dropped); default: none.
+    #[arg(long, env = "OPENSEARCH_PASSWORD_FILE", value_name = "PATH", global = true, help_heading = "Search")]
+    pub opensearch_password_file: Option<String>,
+
+    /// Do not index: documents are parked, and replayed once this is off again; wins over an endpoint; true or false,
+    /// default false.
+    #[arg(long, env = "SKIP_OPENSEARCH", value_name = "BOOL", global = true, help_heading = "Search")]
+    // The value needs its `=`, or `worker --skip-opensearch run` would take the subcommand for a value.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub skip_opensearch: Option<String>,
+}
+
 /// A worker for Amazon SQS that settles every message it receives: files land in S3, their text is extracted,
 /// recorded in S3 and indexed in OpenSearch, and the message is deleted, returned or dead-lettered.
 // No Debug: what was typed may hold a secret (a password in a URL, say) that only the conversion would refuse.
@@ -50,38 +88,9 @@ pub struct Args {
     #[arg(long, env = "TEMP_DIR", value_name = "PATH", global = true, help_heading = "Storage")]
     pub temp_dir: Option<String>,
 
-    /// URL of OpenSearch; required unless `--skip-opensearch`.
-    #[arg(long, env = "OPENSEARCH_ENDPOINT", value_name = "URL", global = true, help_heading = "Search")]
-    pub opensearch_endpoint: Option<String>,
-
-    /// Write alias; the read alias is `{index}-search`; default `files`.
-    #[arg(long, env = "OPENSEARCH_INDEX", value_name = "ALIAS", global = true, help_heading = "Search")]
-    pub index: Option<String>,
-
-    /// How to sign in: `none`, `basic` or `sigv4`; default: `basic` when a username is given, `sigv4` on AWS host
-    /// names, else `none`.
-    #[arg(long, env = "OPENSEARCH_AUTH", value_name = "HOW", global = true, help_heading = "Search")]
-    pub opensearch_auth: Option<String>,
-
-    /// User for basic authentication; default: none.
-    #[arg(long, env = "OPENSEARCH_USERNAME", value_name = "NAME", global = true, help_heading = "Search")]
-    pub opensearch_username: Option<String>,
-
-    /// Password for basic authentication; a flag is seen by everyone on the machine: prefer the file; default: none.
-    #[arg(long, env = "OPENSEARCH_PASSWORD", value_name = "SECRET", global = true, help_heading = "Search")]
-    #[arg(hide_env_values = true)]
-    pub opensearch_password: Option<Secret>,
-
-    /// File that holds the password (a trailing newline is dropped); default: none.
-    #[arg(long, env = "OPENSEARCH_PASSWORD_FILE", value_name = "PATH", global = true, help_heading = "Search")]
-    pub opensearch_password_file: Option<String>,
-
-    /// Do not index: documents are parked, and replayed once this is off again; wins over an endpoint; true or false,
-    /// default false.
-    #[arg(long, env = "SKIP_OPENSEARCH", value_name = "BOOL", global = true, help_heading = "Search")]
-    // The value needs its `=`, or `worker --skip-opensearch run` would take the subcommand for a value.
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub skip_opensearch: Option<String>,
+    /// OpenSearch.
+    #[command(flatten)]
+    pub search: SearchArgs,
 
     /// Messages in flight; default 64, range 1 to 2000.
     #[arg(long, env = "WORKER_CONCURRENCY", value_name = "N", global = true, help_heading = "Work")]
@@ -271,6 +280,5 @@ pub(super) fn names_of(command: &Command) -> BTreeMap<String, Name> {
         let flag = format!("--{}", arg.get_long()?);
         Some((arg.get_id().to_string(), Name { variable, flag }))
     };
-    let of_commands = command.get_subcommands().flat_map(names_of);
-    command.get_arguments().filter_map(name).chain(of_commands).collect()
+    command.get_arguments().filter_map(name).collect()
 }

@@ -6,12 +6,10 @@
 pub const EX_OK: u8 = 0;
 /// `worker check`: at least one check failed.
 pub const EX_CHECK_FAILED: u8 = 1;
-/// `redrive`: some of it was done, and some was not.
+/// `redrive`: some of it was done, and some was not; or something was found.
 pub const EX_PARTIAL: u8 = 3;
 /// `redrive`: refused, nothing was done: the fleet is paused, or another is at it.
 pub const EX_REFUSED: u8 = 4;
-/// `redrive`: Ctrl-C, SIGTERM or a dropped terminal; what was done is done.
-pub const EX_INTERRUPTED: u8 = 130;
 /// Bad usage: an unknown flag or subcommand.
 pub const EX_USAGE: u8 = 64;
 /// The books do not balance.
@@ -20,6 +18,8 @@ pub const EX_BOOKS: u8 = 70;
 pub const EX_TEMPFAIL: u8 = 75;
 /// Bad configuration: a value missing, malformed or contradicting another.
 pub const EX_CONFIG: u8 = 78;
+/// `redrive`: interrupted; it says how to go on.
+pub const EX_INTERRUPTED: u8 = 130;
 
 /// The code for what clap says: help and version are answers, the rest is bad usage.
 pub fn of_usage(error: &clap::Error) -> u8 {

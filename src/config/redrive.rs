@@ -3,35 +3,47 @@
 //! Promises the rules of the worker's settings: every flag has a variable, all mistakes are told at once, each with its
 //! fix. Needs a bucket and the AWS SDK's own settings; what else a worker's environment file holds is not looked at.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use super::Surroundings;
-use super::args::{names_of, without_values};
+use super::args::{Name, names_of, without_values};
 use super::mistakes::{Mistakes, Reader};
 use super::setting;
 use super::urls;
 use super::values::{boolean, bucket};
+use super::{LogFormat, Surroundings};
 use crate::message::Namespace;
 
+mod find;
 mod parked;
+mod purge;
+mod reconcile;
+mod reprocess;
+mod upkeep;
 
+pub use find::FindConfig;
 pub use parked::ParkedOrder;
+pub use purge::PurgeConfig;
+pub use reconcile::ReconcileConfig;
+pub use reprocess::ReprocessConfig;
 
 /// Longest reason: it goes into a log line of every worker.
 const REASON_CHARS: usize = 400;
 
-/// The operator's side of quittance: stop all workers of a results bucket and let them go on, and see to what is parked.
-#[derive(Parser, Debug)]
+/// The operator's side of quittance: pause and resume all workers of a results bucket, see to what is parked, keep index
+/// and records in step with the source, look into the index.
+// No Debug: what was typed may hold a secret.
+#[derive(Parser)]
 #[command(name = "redrive", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP, subcommand_value_name = "COMMAND")]
 pub struct RedriveArgs {
     /// What to do.
     #[command(subcommand)]
     command: Option<Verb>,
 
-    /// The workers' results bucket; required.
+    /// The workers' results bucket; required but for `search`.
     #[arg(long, env = "S3_BUCKET", value_name = "BUCKET", global = true)]
     results_bucket: Option<String>,
 
@@ -41,13 +53,13 @@ pub struct RedriveArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_http: Option<String>,
 
-    /// Print one JSON object on stdout.
+    /// Print JSON on stdout: one object, or one a line.
     #[arg(long, global = true)]
     json: bool,
 }
 
 /// What `redrive` can be asked to do.
-#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+#[derive(Subcommand, Clone, PartialEq, Eq)]
 enum Verb {
     /// Stop receiving and replaying in all workers; work in hand is finished. The first pause stands.
     Pause {
@@ -68,6 +80,18 @@ enum Verb {
     Status,
     /// Replay the documents that are not in the index yet, list them, or see to those that errored.
     Parked(Box<parked::ParkedArgs>),
+    /// Compare source bucket, records and index; with --repair, send what is missing, stale or orphaned to be worked on.
+    #[command(after_help = reconcile::HELP)]
+    Reconcile(Box<reconcile::ReconcileArgs>),
+    /// Have files worked on anew that have not changed: a better extractor, the first backfill.
+    #[command(after_help = reprocess::HELP)]
+    Reprocess(Box<reprocess::ReprocessArgs>),
+    /// Forget files that were removed long ago: index entry, markers and record.
+    #[command(after_help = purge::HELP)]
+    PurgeTombstones(Box<purge::PurgeArgs>),
+    /// Look for words in the index: the best hits, with what was matched.
+    #[command(after_help = find::HELP)]
+    Search(Box<find::FindArgs>),
 }
 
 const AFTER_HELP: &str = "\
@@ -81,16 +105,21 @@ Examples:
   redrive status                             who paused, since when, why
   redrive status --json
   redrive resume
-  redrive parked --list                      documents that wait for the index (redrive parked --help)
+  redrive parked --list                      documents that wait for the index
+  redrive reconcile --bucket incoming        what is missing, stale or orphaned (--repair: put on its way)
+  redrive reprocess --bucket incoming --extractor-older-than 2
+  redrive purge-tombstones --older-than 45d
+  redrive search 'annual report'
+`redrive COMMAND --help` says more.
 
 Exit codes:
   0   well, also where there was nothing to change (the report says so)
-  3   partial: some was done, some was not
+  3   partial: something was found, or is left
   4   refused: paused, or another is at it
   64  bad usage: no command, an unknown flag or command, no reason
   75  a dependency is not there: the bucket, credentials, the network
   78  bad configuration: all mistakes are listed, each with its fix
-  130 interrupted";
+  130 interrupted; it says how to go on";
 
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
@@ -111,10 +140,27 @@ impl RedriveArgs {
         let mut command = without_values(Self::command());
         let args = Self::from_arg_matches(&command.try_get_matches_from_mut(argv)?)?;
         if args.command.is_none() {
-            let what = "no command was given, so nothing is done; there are: pause, resume, status, parked";
+            let what = "no command was given, so nothing is done; there are: pause, resume, status, parked, \
+                         reconcile, reprocess, purge-tombstones, search";
             return Err(command.error(ErrorKind::MissingSubcommand, what));
         }
         Ok(args)
+    }
+
+    /// Flags and variables of what was typed: the common ones and those of its command.
+    fn names(&self) -> BTreeMap<String, Name> {
+        let all = Self::command();
+        let mut names = names_of(&all);
+        let verb = match self.command {
+            Some(Verb::Parked(_)) => "parked",
+            Some(Verb::Reconcile(_)) => "reconcile",
+            Some(Verb::Reprocess(_)) => "reprocess",
+            Some(Verb::PurgeTombstones(_)) => "purge-tombstones",
+            Some(Verb::Search(_)) => "search",
+            Some(Verb::Pause { .. } | Verb::Resume | Verb::Status) | None => return names,
+        };
+        names.extend(all.find_subcommand(verb).map(names_of).unwrap_or_default());
+        names
     }
 }
 
@@ -139,6 +185,14 @@ pub enum Order {
         /// What to do.
         order: ParkedOrder,
     },
+    /// Compare, and repair.
+    Reconcile(Box<ReconcileConfig>),
+    /// Work anew.
+    Reprocess(Box<ReprocessConfig>),
+    /// Forget what was removed.
+    PurgeTombstones(Box<PurgeConfig>),
+    /// Look for words.
+    Search(Box<FindConfig>),
 }
 
 /// What `redrive` runs with.
@@ -146,32 +200,59 @@ pub enum Order {
 pub struct RedriveConfig {
     /// What to do.
     pub order: Order,
-    /// Where.
+    /// Where; empty for a search, which asks no bucket.
     pub results_bucket: String,
     /// The report is JSON.
     pub json: bool,
+    /// Form of log lines on stderr.
+    pub log_format: LogFormat,
 }
 
 impl RedriveConfig {
     /// The one conversion.
     pub fn from_args(args: &RedriveArgs, around: &Surroundings<'_>) -> Result<Self, Mistakes> {
-        let read = &Reader::new(around.env, names_of(&RedriveArgs::command()));
+        let read = &Reader::new(around.env, args.names());
         let results = setting!(read, args.results_bucket);
-        let results_bucket = read.required(&results, "name the workers' results bucket", bucket);
+        let asks_no_bucket = matches!(args.command, Some(Verb::Search(_)));
+        let results_bucket = if asks_no_bucket {
+            Some(String::new())
+        } else {
+            read.required(&results, "name the workers' results bucket", bucket)
+        };
         let allow_http = read.value(&setting!(read, args.allow_http), "false", boolean);
-        for service in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
-            read.optional(&read.variable(service), urls::endpoint(allow_http.unwrap_or(true)));
+        let http = allow_http.unwrap_or(true);
+        for service in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS"] {
+            read.optional(&read.variable(service), urls::endpoint(http));
         }
+        let results = results_bucket.as_deref();
         let order = match &args.command {
             Some(Verb::Pause { reason: Some(reason), by, status: _ }) => {
                 Some(Order::Pause { reason: reason.clone(), by: by.clone() })
             }
             Some(Verb::Pause { reason: None, .. } | Verb::Status) | None => Some(Order::Status),
             Some(Verb::Resume) => Some(Order::Resume),
-            Some(Verb::Parked(args)) => parked::convert(read, args, allow_http.unwrap_or(true))
-                .map(|(namespace, order)| Order::Parked { namespace, order }),
+            Some(Verb::Parked(args)) => {
+                parked::convert(read, args, http).map(|(namespace, order)| Order::Parked { namespace, order })
+            }
+            Some(Verb::Reconcile(args)) => {
+                reconcile::convert(read, args, results, http).map(|config| Order::Reconcile(Box::new(config)))
+            }
+            Some(Verb::Reprocess(args)) => {
+                reprocess::convert(read, args, results, http).map(|config| Order::Reprocess(Box::new(config)))
+            }
+            Some(Verb::PurgeTombstones(args)) => {
+                purge::convert(read, args, http).map(|config| Order::PurgeTombstones(Box::new(config)))
+            }
+            Some(Verb::Search(args)) => find::convert(read, args, http).map(|config| Order::Search(Box::new(config))),
         };
-        let built = || Some(Self { order: order?, results_bucket: results_bucket?, json: args.json });
+        let log_format = upkeep::log_format(read, around.stderr_is_terminal);
+        let built = || {
+            let (order, results_bucket, log_format) = (order?, results_bucket?, log_format?);
+            Some(Self { order, results_bucket, json: args.json, log_format })
+        };
         read.finish(built())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,34 +6,10 @@
 use std::fs::File;
 use std::io::Read as _;
 
+use super::args::SearchArgs;
 use super::mistakes::{Reader, Wrong, wrong};
 use super::values::{boolean, index_name, one_of, quoted};
-use super::{Args, OpenSearchAuth, OpenSearchConfig, Secret, setting, urls};
-
-/// What was typed, by the worker's operator or by `redrive`'s: the same names in both.
-pub(super) struct Typed<'a> {
-    pub(super) skip_opensearch: Option<&'a str>,
-    pub(super) opensearch_endpoint: Option<&'a str>,
-    pub(super) index: Option<&'a str>,
-    pub(super) opensearch_auth: Option<&'a str>,
-    pub(super) opensearch_username: Option<&'a str>,
-    pub(super) opensearch_password: Option<&'a Secret>,
-    pub(super) opensearch_password_file: Option<&'a str>,
-}
-
-impl<'a> From<&'a Args> for Typed<'a> {
-    fn from(args: &'a Args) -> Self {
-        Self {
-            skip_opensearch: args.skip_opensearch.as_deref(),
-            opensearch_endpoint: args.opensearch_endpoint.as_deref(),
-            index: args.index.as_deref(),
-            opensearch_auth: args.opensearch_auth.as_deref(),
-            opensearch_username: args.opensearch_username.as_deref(),
-            opensearch_password: args.opensearch_password.as_ref(),
-            opensearch_password_file: args.opensearch_password_file.as_deref(),
-        }
-    }
-}
+use super::{OpenSearchAuth, OpenSearchConfig, Secret, setting, urls};
 
 /// No password is longer; `/dev/zero` is.
 const LONGEST_PASSWORD: u64 = 64 * 1024;
@@ -46,7 +22,7 @@ enum Auth {
 }
 
 /// `Some(None)` to skip, `None` only after a mistake.
-pub(super) fn convert(read: &Reader<'_>, args: &Typed<'_>, allow_http: bool) -> Option<Option<OpenSearchConfig>> {
+pub(super) fn convert(read: &Reader<'_>, args: &SearchArgs, allow_http: bool) -> Option<Option<OpenSearchConfig>> {
     if read.value(&setting!(read, args.skip_opensearch), "false", boolean)? {
         return Some(None);
     }
@@ -58,9 +34,9 @@ pub(super) fn convert(read: &Reader<'_>, args: &Typed<'_>, allow_http: bool) -> 
     Some(Some(OpenSearchConfig { endpoint: endpoint?, index: index?, auth: auth? }))
 }
 
-fn auth(read: &Reader<'_>, args: &Typed<'_>, endpoint: Option<&str>) -> Option<OpenSearchAuth> {
+fn auth(read: &Reader<'_>, args: &SearchArgs, endpoint: Option<&str>) -> Option<OpenSearchAuth> {
     let username = setting!(read, args.opensearch_username);
-    let password = read.secret("opensearch_password", args.opensearch_password.map(Secret::expose));
+    let password = read.secret("opensearch_password", args.opensearch_password.as_ref().map(Secret::expose));
     let file = setting!(read, args.opensearch_password_file);
 
     // A password alone is a half of `basic` as well: its user must have been forgotten.

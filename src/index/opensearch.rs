@@ -19,13 +19,16 @@ use self::wire::{Ask, Wire};
 use super::{IndexItem, ItemAnswer, Search, SearchError};
 
 mod alias;
+mod catalogue;
 mod credentials;
+mod find;
 mod mapping;
 mod reply;
 mod request;
 mod setup;
 mod wire;
 
+pub use find::{Hit, MARK};
 pub use setup::{SetupError, SetupReport, SetupStep};
 
 /// How requests prove who sends them.

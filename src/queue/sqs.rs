@@ -17,11 +17,13 @@ use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
     Message as SqsMessage, MessageAttributeValue, MessageSystemAttributeName as System, QueueAttributeName as Fact,
+    SendMessageBatchRequestEntry, SendMessageBatchResultEntry,
 };
 use serde::Deserialize;
 
 use super::{
     BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, Refusal, SQS_MAX_BATCH, SQS_MAX_VISIBILITY,
+    SendReply,
 };
 use crate::aws::{Fault, blames_credentials};
 use crate::message::{AttributeValue, Message, MessageAttribute, MessageId, ReceiptHandle};
@@ -159,17 +161,30 @@ impl Queue for SqsQueue {
     async fn send(&self, message: &Outgoing) -> Result<MessageId, QueueError> {
         let mut request = self.client.send_message().queue_url(&self.url).message_body(&message.body);
         for (name, attribute) in &message.attributes {
-            let value = MessageAttributeValue::builder().data_type(&attribute.data_type);
-            let value = match &attribute.value {
-                AttributeValue::Text(text) => value.string_value(text),
-                AttributeValue::Binary(bytes) => value.binary_value(Blob::new(bytes.clone())),
-            };
-            let value = value.build().map_err(|error| QueueError::Refused(error.to_string()))?;
-            request = request.message_attributes(name, value);
+            request = request.message_attributes(name, attribute_value(attribute)?);
         }
         let reply = request.set_message_group_id(message.group_id.clone()).send().await.map_err(judge)?;
         // Without an id there is no acknowledgement: the caller must not delete on the strength of it.
         reply.message_id.map(MessageId).ok_or_else(|| QueueError::Unavailable("send reply without a message id".into()))
+    }
+
+    async fn send_batch(&self, messages: &[Outgoing]) -> Result<Vec<SendReply>, QueueError> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut entries = Vec::with_capacity(messages.len());
+        for (position, message) in messages.iter().enumerate() {
+            let mut entry =
+                SendMessageBatchRequestEntry::builder().id(position.to_string()).message_body(&message.body);
+            for (name, attribute) in &message.attributes {
+                entry = entry.message_attributes(name, attribute_value(attribute)?);
+            }
+            let entry = entry.set_message_group_id(message.group_id.clone()).build();
+            entries.push(entry.map_err(|error| QueueError::Refused(error.to_string()))?);
+        }
+        let request = self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries));
+        let reply = request.send().await.map_err(judge)?;
+        Ok(sent_by_position(messages.len(), &reply.successful, &reply.failed))
     }
 
     async fn facts(&self) -> Result<QueueFacts, QueueError> {
@@ -244,6 +259,15 @@ fn message(received: SqsMessage) -> Option<Message> {
     })
 }
 
+fn attribute_value(attribute: &MessageAttribute) -> Result<MessageAttributeValue, QueueError> {
+    let value = MessageAttributeValue::builder().data_type(&attribute.data_type);
+    let value = match &attribute.value {
+        AttributeValue::Text(text) => value.string_value(text),
+        AttributeValue::Binary(bytes) => value.binary_value(Blob::new(bytes.clone())),
+    };
+    value.build().map_err(|error| QueueError::Refused(error.to_string()))
+}
+
 fn attribute((name, received): (String, MessageAttributeValue)) -> (String, MessageAttribute) {
     let value = match received.binary_value {
         Some(bytes) => AttributeValue::Binary(bytes.into_inner()),
@@ -272,6 +296,23 @@ fn by_position<'a>(
         }
     }
     replies
+}
+
+/// The same for messages that were sent: without an id there is no acknowledgement.
+fn sent_by_position(
+    asked: usize,
+    successful: &[SendMessageBatchResultEntry],
+    failed: &[BatchResultErrorEntry],
+) -> Vec<SendReply> {
+    let replies = by_position(asked, successful.iter().map(|entry| entry.id.as_str()), failed);
+    let id = |at: usize| successful.iter().find(|entry| position(&entry.id) == Some(at)).map(|entry| &entry.message_id);
+    let named = |(at, reply): (usize, EntryReply)| {
+        reply.and_then(|()| match id(at).filter(|id| !id.is_empty()) {
+            Some(id) => Ok(MessageId(id.clone())),
+            None => Err(Refusal { code: "NoReply".into(), sender_fault: false }),
+        })
+    };
+    replies.into_iter().enumerate().map(named).collect()
 }
 
 fn position(id: &str) -> Option<usize> {
@@ -334,6 +375,24 @@ mod tests {
     fn an_entry_named_twice_counts_as_failed() {
         let replies = by_position(1, ["0"].into_iter(), &[failed("0", "InternalError", false)]);
         assert_eq!(replies, [Err(Refusal { code: "InternalError".into(), sender_fault: false })]);
+    }
+
+    #[test]
+    fn a_sent_message_is_acknowledged_by_its_own_id_and_nothing_else() {
+        let sent = |id: &str, message: &str| {
+            let entry = SendMessageBatchResultEntry::builder().id(id).message_id(message).md5_of_message_body("m");
+            entry.build().unwrap()
+        };
+        let replies = sent_by_position(
+            4,
+            &[sent("2", "c"), sent("0", "a"), sent("3", "")],
+            &[failed("2", "InternalError", false)],
+        );
+        let refusal = |code: &str| Err(Refusal { code: code.into(), sender_fault: false });
+        assert_eq!(
+            replies,
+            [Ok(MessageId("a".into())), refusal("NoReply"), refusal("InternalError"), refusal("NoReply")]
+        );
     }
 
     #[test]

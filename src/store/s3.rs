@@ -14,13 +14,15 @@ use aws_sdk_s3::config::retry::RetryPartition;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::EncodingType;
+use aws_sdk_s3::types::{EncodingType, Object};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use percent_encoding::percent_decode_str;
 
-use super::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
+use super::{
+    Condition, DeleteReply, Listed, ListedPage, ObjectHead, OpenObject, Page, PutReply, Shelves, Store, StoreError,
+};
 use crate::aws::{Fault, blames_credentials, endpoint_is_custom, one_line};
 
 /// Until the headers of a reply, the whole upload of a PUT included.
@@ -175,6 +177,26 @@ impl Store for S3Store {
         start_after: Option<&str>,
         limit: usize,
     ) -> Result<Page, StoreError> {
+        let page = self.list_objects(bucket, prefix, start_after, limit).await?;
+        Ok(Page { keys: page.objects.into_iter().map(|object| object.key).collect(), more: page.more })
+    }
+
+    async fn probe(&self, bucket: &str) -> Result<(), StoreError> {
+        // Needs the permission of HeadBucket (s3:ListBucket), but its error has a body that says why.
+        let request = self.client.list_objects_v2().bucket(bucket).max_keys(1);
+        request.send().await.map(|_| ()).map_err(|error| judge(fault(&error)))
+    }
+}
+
+#[async_trait]
+impl Shelves for S3Store {
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+    ) -> Result<ListedPage, StoreError> {
         let reply = self
             .client
             .list_objects_v2()
@@ -188,15 +210,37 @@ impl Store for S3Store {
             .await
             .map_err(|error| judge(fault(&error)))?;
         let encoded = reply.encoding_type == Some(EncodingType::Url);
-        let keys = reply.contents.unwrap_or_default().into_iter().filter_map(|object| object.key);
-        let keys = keys.map(|key| if encoded { decoded(&key) } else { Ok(key) }).collect::<Result<Vec<_>, _>>()?;
-        Ok(Page { keys, more: reply.is_truncated.unwrap_or(false) })
+        let listed = |object: Object| {
+            let key = object.key?;
+            let key = if encoded { decoded(&key) } else { Ok(key) };
+            Some(key.map(|key| Listed {
+                key,
+                etag: object.e_tag.as_deref().map(unquoted).unwrap_or_default(),
+                size: object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+                modified_ms: object.last_modified.and_then(|time| unix_ms(&time)),
+            }))
+        };
+        let objects = reply.contents.unwrap_or_default().into_iter().filter_map(listed).collect::<Result<_, _>>()?;
+        Ok(ListedPage { objects, more: reply.is_truncated.unwrap_or(false) })
     }
 
-    async fn probe(&self, bucket: &str) -> Result<(), StoreError> {
-        // Needs the permission of HeadBucket (s3:ListBucket), but its error has a body that says why.
-        let request = self.client.list_objects_v2().bucket(bucket).max_keys(1);
-        request.send().await.map(|_| ()).map_err(|error| judge(fault(&error)))
+    async fn delete_if_match(&self, bucket: &str, key: &str, etag: &str) -> Result<DeleteReply, StoreError> {
+        check_key(key)?;
+        let request = self.client.delete_object().bucket(bucket).key(key).if_match(format!("\"{etag}\""));
+        match request.send().await {
+            Ok(_) => Ok(DeleteReply::Deleted),
+            Err(error) => conditional_delete(fault(&error)),
+        }
+    }
+}
+
+fn conditional_delete(fault: Fault) -> Result<DeleteReply, StoreError> {
+    let Fault::Answered { status, code, text } = &fault else { return Err(judge(fault)) };
+    match (*status, code.as_deref().unwrap_or_default()) {
+        (404, code) if code != "NoSuchBucket" => Ok(DeleteReply::Deleted),
+        (412, _) | (_, "PreconditionFailed" | "ConditionalRequestConflict") => Ok(DeleteReply::Conflict),
+        (501, _) | (_, "NotImplemented") => Ok(DeleteReply::Unsupported(text.clone())),
+        _ => Err(judge(fault)),
     }
 }
 
@@ -214,9 +258,13 @@ fn head_of(
         version_id,
         size: length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0),
         content_type,
-        modified_ms: modified.and_then(|time| time.to_millis().ok()).and_then(|ms| u64::try_from(ms).ok()),
+        modified_ms: modified.as_ref().and_then(unix_ms),
         metadata: metadata.map(|(name, value)| (name.to_ascii_lowercase(), value)).collect(),
     }
+}
+
+fn unix_ms(time: &DateTime) -> Option<u64> {
+    time.to_millis().ok().and_then(|ms| u64::try_from(ms).ok())
 }
 
 fn unquoted(etag: &str) -> String {
@@ -351,6 +399,19 @@ mod tests {
         assert!(!lost(404, "NoSuchBucket", true));
         assert!(!lost(409, "OperationAborted", true));
         assert!(!lost(403, "AccessDenied", true));
+    }
+
+    #[test]
+    fn a_conditional_delete_tells_gone_from_changed_from_unknown() {
+        use DeleteReply::{Conflict, Deleted, Unsupported};
+        let told = |status, code: &str| conditional_delete(Fault::answered(status, Some(code), None));
+        assert_eq!(told(404, "NoSuchKey"), Ok(Deleted));
+        assert_eq!(told(412, "PreconditionFailed"), Ok(Conflict));
+        assert_eq!(told(409, "ConditionalRequestConflict"), Ok(Conflict));
+        assert_eq!(told(501, "NotImplemented"), Ok(Unsupported("NotImplemented".into())));
+        assert!(matches!(told(404, "NoSuchBucket"), Err(StoreError::BucketMissing(_))));
+        assert!(matches!(told(403, "AccessDenied"), Err(StoreError::Denied(_))));
+        assert!(matches!(told(503, "SlowDown"), Err(StoreError::Throttled(_))));
     }
 
     #[test]

@@ -67,6 +67,8 @@ contract! { Bed:
     facts_tell_the_policy_and_the_counts,
     a_message_of_one_mebibyte_is_taken_and_a_larger_one_refused,
     a_queue_that_is_not_there_is_missing,
+    a_batch_is_sent_and_each_message_acknowledged_in_its_place,
+    a_batch_of_more_than_ten_is_refused_whole,
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -245,4 +247,37 @@ async fn a_queue_that_is_not_there_is_missing(bed: &Bed) {
     for error in errors {
         assert!(matches!(error, QueueError::Missing(_)), "{error}");
     }
+}
+
+async fn a_batch_is_sent_and_each_message_acknowledged_in_its_place(bed: &Bed) {
+    let bodies: Vec<String> = (0..10).map(|n| format!("{{\"n\":{n},\"key\":\"日本 {n}\"}}")).collect();
+    let mut messages: Vec<Outgoing> = bodies.iter().map(|body| plain(body)).collect();
+    let kind = MessageAttribute { data_type: "String".into(), value: AttributeValue::Text("v".into()) };
+    messages[3].attributes.insert("Kind".into(), kind);
+    messages[5].body = "\u{1}".into(); // SQS takes no control characters
+    let replies = bed.queue.send_batch(&messages).await.unwrap();
+    assert_eq!(replies.len(), 10);
+    assert!(replies[5].is_err(), "{:?}", replies[5]); // LocalStack does not call it the sender's fault
+    let mut expected: BTreeMap<String, String> = BTreeMap::new();
+    for (message, reply) in messages.iter().zip(&replies) {
+        if let Ok(id) = reply {
+            expected.insert(id.0.clone(), message.body.clone());
+        }
+    }
+    assert_eq!(expected.len(), 9, "nine ids: {replies:?}");
+    let mut received = BTreeMap::new();
+    while received.len() < 9 {
+        let message = next(bed.queue.as_ref(), LONG).await;
+        assert_eq!(message.attributes.len(), usize::from(message.body == bodies[3]));
+        received.insert(message.id.0, message.body);
+    }
+    assert_eq!(received, expected);
+    assert_eq!(bed.queue.send_batch(&[]).await, Ok(vec![]));
+    assert!(matches!(bed.missing.send_batch(&[plain("x")]).await, Err(QueueError::Missing(_))));
+}
+
+async fn a_batch_of_more_than_ten_is_refused_whole(bed: &Bed) {
+    let eleven: Vec<Outgoing> = (0..11).map(|n| plain(&n.to_string())).collect();
+    assert!(matches!(bed.queue.send_batch(&eleven).await, Err(QueueError::Refused(_))));
+    assert_eq!(bed.queue.facts().await.unwrap().visible, 0);
 }

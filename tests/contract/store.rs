@@ -11,13 +11,13 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use quittance::store::s3::{self, S3Store};
-use quittance::store::{Condition, ObjectHead, PutReply, Store, StoreError, read_all};
+use quittance::store::{Condition, DeleteReply, ObjectHead, PutReply, Shelves, StoreError, read_all};
 
 use crate::sim::{RESULTS, World};
 use crate::{contract, local_aws, unique};
 
 struct Bed {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Shelves>,
     bucket: String,
 }
 
@@ -61,6 +61,8 @@ contract! { Bed:
     keys_come_back_byte_for_byte,
     a_listing_goes_on_after_a_key,
     deleting_twice_is_a_yes,
+    a_delete_over_an_etag_takes_no_other_state,
+    a_listing_tells_what_head_tells,
     an_empty_object_is_an_object,
     a_large_body_streams_whole,
     a_key_too_long_is_refused,
@@ -223,6 +225,50 @@ async fn deleting_twice_is_a_yes(bed: &Bed) {
         assert_eq!(bed.store.delete(&bed.bucket, "k").await, Ok(()));
     }
     assert_eq!(bed.store.head(&bed.bucket, "k").await, Ok(None));
+}
+
+/// Of what is there as it is now: deleted where the store can, and never another state.
+async fn a_delete_over_an_etag_takes_no_other_state(bed: &Bed) {
+    let first = bed.written("k", "one").await;
+    let second = bed.written("k", "two").await;
+    let stale = bed.store.delete_if_match(&bed.bucket, "k", &first).await.unwrap();
+    assert!(matches!(stale, DeleteReply::Conflict | DeleteReply::Unsupported(_)), "{stale:?}");
+    assert_eq!(bed.read("k").await.as_deref(), Some("two"));
+    match bed.store.delete_if_match(&bed.bucket, "k", &second).await.unwrap() {
+        DeleteReply::Deleted => assert_eq!(bed.read("k").await, None),
+        // LocalStack.
+        DeleteReply::Unsupported(_) => assert_eq!(bed.read("k").await.as_deref(), Some("two")),
+        DeleteReply::Conflict => panic!("a conflict over the etag that is there"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_delete_over_an_etag_deletes() {
+    let bed = Bed::of_the_model();
+    let etag = bed.written("k", "one").await;
+    for _ in 0..2 {
+        assert_eq!(bed.store.delete_if_match(&bed.bucket, "k", &etag).await, Ok(DeleteReply::Deleted));
+    }
+    assert_eq!(bed.read("k").await, None);
+}
+
+async fn a_listing_tells_what_head_tells(bed: &Bed) {
+    for key in ["l/a b", "l/c", "l/d+e"] {
+        bed.written(key, &key.repeat(3)).await;
+    }
+    let page = bed.store.list_objects(&bed.bucket, "l/", None, 1_000).await.unwrap();
+    assert_eq!((page.objects.len(), page.more), (3, false));
+    for listed in page.objects {
+        let head = bed.store.head(&bed.bucket, &listed.key).await.unwrap().unwrap();
+        assert_eq!((listed.etag, listed.size), (head.etag, head.size), "{}", listed.key);
+        // HEAD tells whole seconds.
+        let seconds = |ms: Option<u64>| ms.map(|ms| ms / 1_000);
+        assert_eq!(seconds(listed.modified_ms), seconds(head.modified_ms), "{}", listed.key);
+    }
+    let first = bed.store.list_objects(&bed.bucket, "l/", None, 1).await.unwrap();
+    assert!(first.more && first.objects.len() == 1);
+    let rest = bed.store.list_objects(&bed.bucket, "l/", Some("l/a b"), 1_000).await.unwrap();
+    assert_eq!(rest.objects.len(), 2);
 }
 
 async fn an_empty_object_is_an_object(bed: &Bed) {

@@ -30,6 +30,7 @@ mod settlement;
 mod side_path;
 mod simulation;
 mod starved;
+mod upkeep;
 
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -350,7 +350,7 @@ async fn records_in_memory_are_bounded_by_their_bytes() {
     let largest = site.world.search.look(|memory| {
         let items = memory.calls.iter().map(|call| match &call.ask {
             crate::sim::SearchAsk::Bulk(items) => items.iter().map(|item| item.source.len()).sum(),
-            crate::sim::SearchAsk::Probe => 0,
+            _ => 0,
         });
         items.max().unwrap_or_default()
     });

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use quittance::index::Search;
+use quittance::index::catalogue::Catalogue;
 use quittance::message::DocumentId;
 use serde_json::Value;
 
@@ -29,6 +30,14 @@ impl Bench for ModelBench {
     }
 
     fn without_alias(&self) -> &dyn Search {
+        &self.missing
+    }
+
+    fn catalogue(&self) -> &dyn Catalogue {
+        &self.index
+    }
+
+    fn catalogue_without_alias(&self) -> &dyn Catalogue {
         &self.missing
     }
 

@@ -10,6 +10,7 @@ use opensearch::http::Method;
 use opensearch::http::headers::HeaderMap;
 use opensearch::http::transport::Transport;
 use quittance::index::Search;
+use quittance::index::catalogue::Catalogue;
 use quittance::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings, SetupError, SetupStep};
 use quittance::message::DocumentId;
 use serde_json::{Value, json};
@@ -104,6 +105,14 @@ impl Bench for RealBench {
     }
 
     fn without_alias(&self) -> &dyn Search {
+        &self.nowhere
+    }
+
+    fn catalogue(&self) -> &dyn Catalogue {
+        &self.index
+    }
+
+    fn catalogue_without_alias(&self) -> &dyn Catalogue {
         &self.nowhere
     }
 
@@ -276,4 +285,37 @@ async fn an_alias_without_a_write_index_is_sick_and_told() {
     let verdicts = bench.index.bulk(&[item("k", 1, &text("x"))]).await.expect("a reply");
     assert!(matches!(&verdicts[..], [quittance::index::ItemAnswer::Sick(_)]), "{verdicts:?}");
     assert!(matches!(bench.index.setup_index().await, Err(SetupError::Names(_))));
+}
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn an_operator_finds_files_by_their_words_with_what_was_matched() {
+    let bench = RealBench::new().await;
+    let document = |key: &str, namespace: &str, content: &str, deleted: bool| {
+        let mut document = full(key, content);
+        document["namespace"] = json!(namespace);
+        document["deleted"] = json!(deleted);
+        item(&format!("{namespace}/{key}"), 1, &document)
+    };
+    let long = "word ".repeat(300_000); // beyond what a highlighter looks at by itself
+    let items = [
+        document("memo.txt", "n", "東京都の水道料金について The QUICK brown fox", false),
+        document("long.txt", "n", &format!("quick {long}"), false),
+        document("gone.txt", "n", "quick", true),
+        document("theirs.txt", "other", "quick", false),
+    ];
+    bench.index.bulk(&items).await.expect("a reply");
+    bench.shown().await;
+    let namespace = quittance::message::Namespace::parse("n").expect("a namespace");
+    let hits = bench.index.find("水道料金", &namespace, 10).await.expect("hits");
+    assert_eq!(hits.iter().map(|hit| hit.key.as_str()).collect::<Vec<_>>(), ["memo.txt"]);
+    assert!(hits[0].highlights.concat().contains("**水道料金**"), "{hits:?}");
+    let mut keys: Vec<String> =
+        bench.index.find("quick", &namespace, 10).await.expect("hits").into_iter().map(|hit| hit.key).collect();
+    keys.sort();
+    assert_eq!(keys, ["long.txt", "memo.txt"], "neither deleted ones nor those of others");
+    assert_eq!(bench.index.find("quick", &namespace, 1).await.expect("hits").len(), 1);
+    assert_eq!(bench.index.find("nowhere", &namespace, 10).await.expect("hits"), []);
+    let missing = bench.nowhere.find("quick", &namespace, 10).await.expect_err("no alias").to_string();
+    assert!(missing.contains("-search is missing") && missing.contains("setup-index"), "{missing}");
 }

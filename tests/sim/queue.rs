@@ -10,7 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fastrand::Rng;
 use quittance::message::{Message, MessageId, ReceiptHandle};
-use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts};
+use quittance::queue::{
+    BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, Refusal, SQS_MAX_MESSAGE_BYTES, SendReply,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -301,6 +303,24 @@ impl ModelQueue {
         (taken, next)
     }
 
+    /// One entry of a batch: what SQS cannot take is refused alone.
+    fn send_entry(&self, message: Outgoing) -> SendReply {
+        if let Err(error) = check(&message) {
+            return Err(Refusal { code: error.to_string(), sender_fault: true });
+        }
+        let mut sent = None;
+        let reply = {
+            let mut state = self.lock();
+            state.entry(|_| {
+                sent = Some(message);
+                Ok(())
+            })
+        };
+        // What is forgotten in the reply has happened all the same.
+        let id = sent.map(|message| self.put_message(message));
+        reply.and_then(|()| id.ok_or(Refusal { code: "NoReply".into(), sender_fault: false }))
+    }
+
     fn facts_now(&self) -> QueueFacts {
         let now = Instant::now();
         let state = self.lock();
@@ -384,6 +404,27 @@ impl Queue for ModelQueue {
                 Ok(queue.put_message(message))
             };
             queue.call(asked, act, QueueAnswer::Sent).await
+        })
+        .await
+    }
+
+    async fn send_batch(&self, messages: &[Outgoing]) -> Result<Vec<SendReply>, QueueError> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (queue, messages) = (self.clone(), messages.to_vec());
+        let asked = self.ask(QueueAsk::SendBatch(messages.clone()), |faults| &mut faults.send);
+        let goes_on = self.lock().faults.outlive_callers;
+        let gone = || self.lock().history.gone(asked.0);
+        carry(goes_on, gone, async move {
+            let act = async {
+                check_batch(messages.len())?;
+                if messages.iter().map(|message| message.body.len()).sum::<usize>() > SQS_MAX_MESSAGE_BYTES {
+                    return Err(QueueError::Refused("BatchRequestTooLong".into()));
+                }
+                Ok(messages.into_iter().map(|message| queue.send_entry(message)).collect())
+            };
+            queue.call(asked, act, QueueAnswer::SentBatch).await
         })
         .await
     }

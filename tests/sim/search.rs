@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
+use quittance::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::DocumentId;
 use serde_json::Value;
@@ -21,6 +22,8 @@ use super::faults::{Call, Fate, Faults, History, Ticks, carry, chance, travel};
 pub struct SearchFaults {
     pub bulk: Faults,
     pub probe: Faults,
+    /// Looking through the index, and taking out of it.
+    pub catalogue: Faults,
     /// Documents the mapping refuses, each with the reason.
     pub refuse: BTreeMap<DocumentId, String>,
     /// Documents that get an unclear answer of their own, each with its words.
@@ -58,11 +61,17 @@ pub struct Indexed {
 pub enum SearchAsk {
     Bulk(Vec<IndexItem>),
     Probe,
+    Entries(Stretch),
+    Held(Vec<DocumentId>),
+    Remove(Vec<(DocumentId, u64)>),
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum SearchAnswer {
     Verdicts(Vec<ItemAnswer>),
+    Entries(Vec<Entry>),
+    Held(Vec<Option<Held>>),
+    Removals(Vec<Removal>),
     Yes,
     Failed(SearchError),
 }
@@ -228,6 +237,36 @@ impl State {
         Ok(items[..reached].iter().map(|item| self.write(item)).collect())
     }
 
+    fn entries(&self, stretch: &Stretch, limit: usize) -> Vec<Entry> {
+        let text = |document: &Indexed, name: &str| document.source[name].as_str().map(str::to_owned);
+        let within = |key: &String| {
+            key.starts_with(&stretch.prefix)
+                && stretch.after.as_ref().is_none_or(|after| key > after)
+                && stretch.up_to.as_ref().is_none_or(|up_to| key <= up_to)
+        };
+        let ours = self.documents.iter().filter(|(_, document)| {
+            text(document, "namespace").as_deref() == Some(stretch.namespace.as_str())
+                && text(document, "bucket").as_ref() == Some(&stretch.bucket)
+        });
+        let keyed = ours.filter_map(|(id, document)| Some((text(document, "key").filter(within)?, id, document)));
+        let sorted: BTreeMap<(String, DocumentId), Entry> = keyed
+            .map(|(key, id, document)| {
+                let extractor = text(document, "extractor");
+                let entry = Entry { document_id: id.clone(), key: key.clone(), held: held(document), extractor };
+                ((key, id.clone()), entry)
+            })
+            .collect();
+        sorted.into_values().take(limit).collect()
+    }
+
+    fn remove(&mut self, (id, revision): &(DocumentId, u64)) -> Removal {
+        if self.documents.get(id).is_some_and(|document| document.revision > *revision) {
+            return Removal::Newer;
+        }
+        self.documents.remove(id);
+        Removal::Removed
+    }
+
     fn write(&mut self, item: &IndexItem) -> ItemAnswer {
         if chance(&mut self.rng, self.faults.item_busy) {
             return ItemAnswer::Busy("429 es_rejected_execution_exception".into());
@@ -279,5 +318,35 @@ impl Search for ModelSearch {
 
     fn request_timeout(&self) -> Duration {
         self.patience.unwrap_or(Duration::from_secs(10))
+    }
+}
+
+fn held(document: &Indexed) -> Held {
+    Held { revision: document.revision, deleted: document.source["deleted"] == true }
+}
+
+#[async_trait]
+impl Catalogue for ModelSearch {
+    async fn entries(&self, stretch: &Stretch, limit: usize) -> Result<Vec<Entry>, SearchError> {
+        let wanted = stretch.clone();
+        let look = move |state: &mut State, _| Ok(state.entries(&wanted, limit));
+        let told = |entries: &Vec<Entry>| SearchAnswer::Entries(entries.clone());
+        self.call(SearchAsk::Entries(stretch.clone()), |faults| &mut faults.catalogue, look, told).await
+    }
+
+    async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError> {
+        let wanted = ids.to_vec();
+        let look = move |state: &mut State, _| {
+            Ok(wanted.iter().map(|id| state.documents.get(id).map(held)).collect::<Vec<_>>())
+        };
+        let told = |held: &Vec<Option<Held>>| SearchAnswer::Held(held.clone());
+        self.call(SearchAsk::Held(ids.to_vec()), |faults| &mut faults.catalogue, look, told).await
+    }
+
+    async fn remove(&self, documents: &[(DocumentId, u64)]) -> Result<Vec<Removal>, SearchError> {
+        let wanted = documents.to_vec();
+        let remove = move |state: &mut State, _| Ok(wanted.iter().map(|one| state.remove(one)).collect::<Vec<_>>());
+        let told = |removals: &Vec<Removal>| SearchAnswer::Removals(removals.clone());
+        self.call(SearchAsk::Remove(documents.to_vec()), |faults| &mut faults.catalogue, remove, told).await
     }
 }

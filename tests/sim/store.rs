@@ -13,7 +13,9 @@ use fastrand::Rng;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use quittance::message::hex;
-use quittance::store::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
+use quittance::store::{
+    Condition, DeleteReply, Listed, ListedPage, ObjectHead, OpenObject, Page, PutReply, Shelves, Store, StoreError,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
@@ -30,6 +32,8 @@ pub struct StoreFaults {
     pub probe: Faults,
     /// Share of conditional PUTs that meet another one in flight (409), without effect.
     pub busy: f64,
+    /// There is no conditional DELETE, as at LocalStack.
+    pub no_conditional_delete: bool,
     /// A call goes on at the service when its caller went away.
     pub outlive_callers: bool,
 }
@@ -86,6 +90,7 @@ pub enum StoreAsk {
     Get { bucket: String, key: String },
     Put { bucket: String, key: String, body: Bytes, metadata: BTreeMap<String, String>, condition: Condition },
     Delete { bucket: String, key: String },
+    DeleteIfMatch { bucket: String, key: String, etag: String },
     List { bucket: String, prefix: String, start_after: Option<String>, limit: usize },
     Probe { bucket: String },
 }
@@ -95,6 +100,7 @@ pub enum StoreAnswer {
     /// HEAD, or the headers of a GET.
     Head(Option<ObjectHead>),
     Put(PutReply),
+    Deleted(DeleteReply),
     Page(Page),
     Yes,
     Failed(StoreError),
@@ -315,6 +321,7 @@ fn place(ask: &StoreAsk) -> (String, String) {
         | StoreAsk::Get { bucket, key }
         | StoreAsk::Put { bucket, key, .. }
         | StoreAsk::Delete { bucket, key }
+        | StoreAsk::DeleteIfMatch { bucket, key, .. }
         | StoreAsk::List { bucket, prefix: key, .. } => (bucket.clone(), key.clone()),
         StoreAsk::Probe { bucket } => (bucket.clone(), String::new()),
     }
@@ -409,6 +416,27 @@ impl State {
         let mut rest = all.filter(|key| start_after.is_none_or(|after| key.as_str() > after)).cloned();
         let keys = rest.by_ref().take(limit.clamp(1, 1_000)).collect();
         Page { keys, more: rest.next().is_some() }
+    }
+
+    fn listed(&self, bucket: &str, page: &Page) -> ListedPage {
+        let listed = |key: &String| {
+            let head = &self.buckets[bucket][key].head;
+            Listed { key: key.clone(), etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms }
+        };
+        ListedPage { objects: page.keys.iter().map(listed).collect(), more: page.more }
+    }
+
+    fn delete_over(&mut self, bucket: &str, key: &str, etag: &str) -> DeleteReply {
+        if self.faults.no_conditional_delete {
+            return DeleteReply::Unsupported("NotImplemented".into());
+        }
+        match self.buckets[bucket].get(key).map(|stored| stored.head.etag == etag) {
+            Some(false) => DeleteReply::Conflict,
+            Some(true) | None => {
+                self.buckets.get_mut(bucket).unwrap().remove(key);
+                DeleteReply::Deleted
+            }
+        }
     }
 
     fn body_fault(&mut self, bucket: &str, key: &str) -> Option<BodyFault> {
@@ -520,5 +548,36 @@ impl Store for ModelStore {
     async fn probe(&self, bucket: &str) -> Result<(), StoreError> {
         let ask = StoreAsk::Probe { bucket: bucket.to_owned() };
         self.call(Verb::Probe, ask, |_: &mut State, _| Ok(()), |()| StoreAnswer::Yes).await
+    }
+}
+
+#[async_trait]
+impl Shelves for ModelStore {
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+    ) -> Result<ListedPage, StoreError> {
+        let (bucket, prefix, start_after) = (bucket.to_owned(), prefix.to_owned(), start_after.map(str::to_owned));
+        let ask =
+            StoreAsk::List { bucket: bucket.clone(), prefix: prefix.clone(), start_after: start_after.clone(), limit };
+        let look = move |state: &mut State, _| {
+            let page = state.page(&bucket, &prefix, start_after.as_deref(), limit);
+            Ok(state.listed(&bucket, &page))
+        };
+        let told = |page: &ListedPage| {
+            let keys = page.objects.iter().map(|object| object.key.clone()).collect();
+            StoreAnswer::Page(Page { keys, more: page.more })
+        };
+        self.call(Verb::List, ask, look, told).await
+    }
+
+    async fn delete_if_match(&self, bucket: &str, key: &str, etag: &str) -> Result<DeleteReply, StoreError> {
+        let (bucket, key, etag) = (bucket.to_owned(), key.to_owned(), etag.to_owned());
+        let ask = StoreAsk::DeleteIfMatch { bucket: bucket.clone(), key: key.clone(), etag: etag.clone() };
+        let remove = move |state: &mut State, _| Ok(state.delete_over(&bucket, &key, &etag));
+        self.call(Verb::Delete, ask, remove, |reply| StoreAnswer::Deleted(reply.clone())).await
     }
 }

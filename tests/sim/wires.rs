@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quittance::books::Books;
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::{Message, MessageId, ReceiptHandle};
-use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts};
+use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, SendReply};
 use quittance::store::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -191,6 +191,10 @@ impl Queue for Wired<ModelQueue> {
 
     async fn send(&self, message: &Outgoing) -> Result<MessageId, QueueError> {
         self.wires.pass("send", String::new(), self.port.send(message)).await
+    }
+
+    async fn send_batch(&self, messages: &[Outgoing]) -> Result<Vec<SendReply>, QueueError> {
+        self.wires.pass("send", String::new(), self.port.send_batch(messages)).await
     }
 
     async fn facts(&self) -> Result<QueueFacts, QueueError> {

@@ -27,3 +27,4 @@ mod pause;
 mod sharing;
 mod start;
 mod stop;
+mod upkeep;

@@ -5,10 +5,11 @@
 
 use clap::Args;
 
+use super::super::args::SearchArgs;
 use super::super::mistakes::Reader;
-use super::super::search::{self, Typed};
+use super::super::search;
 use super::super::values::{namespace, number, seconds};
-use super::super::{DAY, OpenSearchConfig, Secret, setting};
+use super::super::{DAY, OpenSearchConfig, setting};
 use crate::index::replay::patience::Budget;
 use crate::message::Namespace;
 use crate::retry::Backoff;
@@ -16,7 +17,7 @@ use crate::retry::Backoff;
 /// Documents of a listing.
 const LIMIT: usize = 100;
 
-#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[derive(Args, Clone, PartialEq, Eq)]
 #[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(super) struct ParkedArgs {
     /// Only say what is parked: by day and by reason.
@@ -39,28 +40,8 @@ pub(super) struct ParkedArgs {
     /// The workers' scope; default `default`.
     #[arg(long, env = "NAMESPACE", value_name = "NAME")]
     namespace: Option<String>,
-    /// URL of OpenSearch; required to replay.
-    #[arg(long, env = "OPENSEARCH_ENDPOINT", value_name = "URL", help_heading = "Search")]
-    opensearch_endpoint: Option<String>,
-    /// Write alias; default `files`.
-    #[arg(long, env = "OPENSEARCH_INDEX", value_name = "ALIAS", help_heading = "Search")]
-    index: Option<String>,
-    /// How to sign in: `none`, `basic` or `sigv4`; default: by what is given, `sigv4` on AWS host names.
-    #[arg(long, env = "OPENSEARCH_AUTH", value_name = "HOW", help_heading = "Search")]
-    opensearch_auth: Option<String>,
-    /// User for basic authentication; default: none.
-    #[arg(long, env = "OPENSEARCH_USERNAME", value_name = "NAME", help_heading = "Search")]
-    opensearch_username: Option<String>,
-    /// Password; a flag is seen by everyone on the machine: prefer the file; default: none.
-    #[arg(long, env = "OPENSEARCH_PASSWORD", value_name = "SECRET", help_heading = "Search", hide_env_values = true)]
-    opensearch_password: Option<Secret>,
-    /// File that holds the password; default: none.
-    #[arg(long, env = "OPENSEARCH_PASSWORD_FILE", value_name = "PATH", help_heading = "Search")]
-    opensearch_password_file: Option<String>,
-    /// As the worker's: while it is true there is nothing to replay into; default false.
-    #[arg(long, env = "SKIP_OPENSEARCH", value_name = "BOOL", help_heading = "Search")]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    skip_opensearch: Option<String>,
+    #[command(flatten)]
+    search: SearchArgs,
 
     /// Replays of a document that is refused for unclear reasons, until it is moved to `errored-index/`; default 5.
     #[arg(long, env = "FAILED_RETRY_MAX_RETRIES", value_name = "N", help_heading = "Replay")]
@@ -134,18 +115,10 @@ pub(super) fn convert(read: &Reader<'_>, args: &ParkedArgs, allow_http: bool) ->
 }
 
 fn replay(read: &Reader<'_>, args: &ParkedArgs, allow_http: bool) -> Option<ParkedOrder> {
-    let typed = Typed {
-        skip_opensearch: args.skip_opensearch.as_deref(),
-        opensearch_endpoint: args.opensearch_endpoint.as_deref(),
-        index: args.index.as_deref(),
-        opensearch_auth: args.opensearch_auth.as_deref(),
-        opensearch_username: args.opensearch_username.as_deref(),
-        opensearch_password: args.opensearch_password.as_ref(),
-        opensearch_password_file: args.opensearch_password_file.as_deref(),
-    };
-    let search = search::convert(read, &typed, allow_http);
+    let search = search::convert(read, &args.search, allow_http);
     if search == Some(None) {
-        let skip = setting!(read, args.skip_opensearch);
+        let typed = &args.search;
+        let skip = setting!(read, typed.skip_opensearch);
         read.mistake(&skip, "is set: there is nothing to replay into", "unset it here, and name the endpoint");
     }
     let retries = setting!(read, args.replay_max_retries);

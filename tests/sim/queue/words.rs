@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use quittance::message::{Message, MessageId, ReceiptHandle};
-use quittance::queue::{EntryReply, Outgoing, QueueError, QueueFacts, Refusal};
+use quittance::queue::{EntryReply, Outgoing, QueueError, QueueFacts, Refusal, SendReply};
 use tokio::time::Instant;
 
 use crate::sim::faults::{Call, Faults, Stamp};
@@ -93,6 +93,7 @@ pub enum QueueAsk {
     Delete(Vec<ReceiptHandle>),
     Change(Vec<(ReceiptHandle, Duration)>),
     Send(Outgoing),
+    SendBatch(Vec<Outgoing>),
     Facts,
 }
 
@@ -101,6 +102,7 @@ pub enum QueueAnswer {
     Received(Vec<Message>),
     Entries(Vec<EntryReply>),
     Sent(MessageId),
+    SentBatch(Vec<SendReply>),
     Facts(QueueFacts),
     Failed(QueueError),
 }

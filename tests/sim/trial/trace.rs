@@ -68,7 +68,9 @@ fn queue_words(call: Call<QueueAsk, QueueAnswer>) -> Words {
             let entries: Vec<_> = entries.iter().map(|(handle, time)| (handle.0.as_str(), time)).collect();
             format!("Change {entries:?}")
         }
-        QueueAsk::Receive { .. } | QueueAsk::Send(_) | QueueAsk::Facts => format!("{:?}", call.ask),
+        QueueAsk::Receive { .. } | QueueAsk::Send(_) | QueueAsk::SendBatch(_) | QueueAsk::Facts => {
+            format!("{:?}", call.ask)
+        }
     };
     let answered = call.answered.map(|(at, answer)| match answer {
         QueueAnswer::Received(messages) => {

@@ -53,7 +53,7 @@ impl<'a> Facts<'a> {
                         self.entry(call, position, &handle.0, |visibility, capped| change(*time, visibility, capped));
                     }
                 }
-                QueueAsk::Send(_) | QueueAsk::Facts => {}
+                QueueAsk::Send(_) | QueueAsk::SendBatch(_) | QueueAsk::Facts => {}
             }
         }
     }
@@ -149,7 +149,10 @@ impl<'a> Facts<'a> {
                 StoreAsk::Head { bucket, key } | StoreAsk::Get { bucket, key } | StoreAsk::Put { bucket, key, .. } => {
                     (bucket, key)
                 }
-                StoreAsk::Delete { .. } | StoreAsk::List { .. } | StoreAsk::Probe { .. } => continue,
+                StoreAsk::Delete { .. }
+                | StoreAsk::DeleteIfMatch { .. }
+                | StoreAsk::List { .. }
+                | StoreAsk::Probe { .. } => continue,
             };
             if let Some(id) = key.strip_prefix(&attempts).filter(|_| bucket == RESULTS) {
                 let Some(subject) = id.strip_suffix(".json").and_then(|id| self.of_message.get(id)).copied() else {
