@@ -88,11 +88,9 @@ async fn run(config: &WorkerConfig, run_id: &str) -> Result<u8, CannotStart> {
     let ledger = worker.pipeline.books.clone();
     match worker.pipeline.run(stop, ready).await {
         Ok(books) => {
-            if !books.balanced {
-                events::OutOfBalance { detail: format!("{books:?}") }.emit();
-            }
+            let books = books.checked();
             books.emit();
-            Ok(if books.balanced { exit::EX_OK } else { exit::EX_BOOKS })
+            Ok(books.exit_code())
         }
         Err(broken) => {
             events::SettlerBroke { detail: broken.to_string() }.emit();

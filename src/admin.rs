@@ -96,11 +96,7 @@ fn respond(method: &Method, path: &str, books: &Books, started_ms: u64) -> Respo
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     match (method, path) {
         (&Method::GET, "/metrics") => {
-            let line = books.snapshot(false);
-            if !line.balanced {
-                events::OutOfBalance { detail: format!("{line:?}") }.emit();
-            }
-            text(StatusCode::OK, METRICS, metrics(&line, started_ms))
+            text(StatusCode::OK, METRICS, metrics(&books.snapshot(false).checked(), started_ms))
         }
         (&Method::GET, "/healthz") => text(StatusCode::OK, plain, "ok\n".into()),
         (&Method::GET, _) => text(StatusCode::NOT_FOUND, plain, "there are /metrics and /healthz\n".into()),

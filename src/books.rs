@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use crate::config::exit;
+use crate::events::{self, Event};
 use crate::outcome::{ChangeReport, Indexed, Outcome, OutcomeName};
 
 /// One delivery in the books; never reused within a process.
@@ -94,6 +96,19 @@ impl BooksLine {
                     + self.changes_rejected
                     + self.changes_abandoned
             && self.documents_offered == self.documents_indexed + self.documents_parked + self.documents_failed
+    }
+
+    /// An error line where they do not balance: a defect of ours, told wherever the books are looked at.
+    pub fn checked(self) -> Self {
+        if !self.balanced {
+            events::OutOfBalance { detail: format!("{self:?}") }.emit();
+        }
+        self
+    }
+
+    /// What a process ends with whose last books these are (design §8).
+    pub fn exit_code(&self) -> u8 {
+        if self.balanced { exit::EX_OK } else { exit::EX_BOOKS }
     }
 }
 
@@ -222,6 +237,7 @@ mod tests {
         books.settled(number, End::Deleted, OutcomeName::Done);
         books.settled(number, End::Returned, OutcomeName::Cancelled);
         assert!(!books.snapshot(false).balanced);
+        assert_eq!((books.snapshot(true).exit_code(), Books::default().snapshot(true).exit_code()), (70, 0));
     }
 
     #[test]

@@ -344,11 +344,7 @@ async fn write_books(books: Arc<Books>, stop: CancellationToken) {
             biased;
             () = stop.cancelled() => return,
             _ = ticks.tick() => {
-                let line = books.snapshot(false);
-                if !line.balanced {
-                    events::OutOfBalance { detail: format!("{line:?}") }.emit();
-                }
-                line.emit();
+                books.snapshot(false).checked().emit();
             }
         }
     }

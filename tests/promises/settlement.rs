@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quittance::books::End;
 use quittance::lease::Lease;
-use quittance::outcome::{Judgement, Outcome};
+use quittance::outcome::{Judgement, Outcome, OutcomeName};
 use quittance::queue::Refusal;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -321,4 +322,19 @@ async fn a_panic_in_a_call_of_the_settler_ends_the_worker_and_hangs_nowhere() {
         assert!(broken.to_string().contains("panicked"), "{name}: {broken}");
         assert_eq!(site.world.queue.live().len(), 2, "{name}: nothing was deleted");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn books_that_do_not_balance_are_an_error_line_every_minute() {
+    let site = Site::new(1);
+    let worker = site.start("w", &Setup::default());
+    sleep(125 * SECOND).await;
+    assert_eq!(site.lines("out_of_balance").len(), 0);
+    // Deleted without finished work.
+    worker.books.settled(worker.books.received(), End::Deleted, OutcomeName::Cancelled);
+    sleep(120 * SECOND).await;
+    let told = site.lines("out_of_balance");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0]["detail"].as_str().unwrap().contains("received: 1"), "{told:?}");
+    worker.crash();
 }

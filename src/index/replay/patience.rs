@@ -116,7 +116,7 @@ impl Patience {
         if everybodys { Charge::Everybodys } else { Charge::Waits }
     }
 
-    /// A marker that is to go lies in `errored-index/` already: see [`BESIDE`].
+    /// A marker that is to go lies in `errored-index/` already: see `BESIDE`.
     pub fn lies_beside(&mut self, key: &str, now: Instant) {
         let refusals = self.own.get(key).map_or(0, |own| own.refusals);
         self.remember(key, Own { refusals, due: now + BESIDE, beside_since: Some(now) });

@@ -1,7 +1,7 @@
 //! Once over what is parked, oldest first, some at a time.
 //!
-//! Promises flat memory, however much is parked: a page of keys, at most [`TOGETHER`] markers in work, and
-//! [`MOST_BYTES`] of records among them; and that while the index is not known to be well one document finds out for
+//! Promises flat memory, however much is parked: a page of keys, at most `TOGETHER` markers in work, and
+//! `MOST_BYTES` of records among them; and that while the index is not known to be well one document finds out for
 //! all. Each marker costs one GET (of its record) and one DELETE, and a thousandth of a LIST.
 
 use futures_util::StreamExt as _;
