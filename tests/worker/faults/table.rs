@@ -335,8 +335,6 @@ impl Row {
                 Class::HangAfter | Class::Hang | Class::Stall | Class::Drip | Class::Refused => &[],
                 _ => &["dead_letter_failed"],
             },
-            // It is told at the fifth try, and the lease is kept meanwhile: calls that hang are fewer.
-            (Op::Delete, Position::PastTheLease) if self.class == Class::Hang => &[],
             (Op::Delete, Position::PastTheLease) => &["delete_failed"],
             // One entry of a batch is told when its lease is lost.
             (Op::Extend, Position::PastTheLease) if self.class == Class::Entry => &["lease_lost"],
