@@ -108,29 +108,37 @@ impl Receiver {
             let sent = self.clock.now();
             let poll = self.queue.receive(BatchSize::clamped(seats.len()), self.wait, self.visibility);
             let trouble = match tokio::time::timeout(self.wait + POLL_GRACE, poll).await {
+                Ok(Ok(messages)) if messages.is_empty() => None,
                 Ok(Ok(messages)) => {
                     failures = 0;
-                    if messages.is_empty() {
-                        self.unused(passage);
-                    } else {
-                        failpoint!(AfterReceive);
-                        let leases = self.intake.admit(messages, seats, sent).await;
-                        if stop.is_cancelled() {
-                            return self.give_back(leases, polling).await;
-                        }
-                        leases.into_iter().for_each(&work);
+                    failpoint!(AfterReceive);
+                    let leases = self.intake.admit(messages, seats, sent).await;
+                    if stop.is_cancelled() {
+                        return self.give_back(leases, polling).await;
                     }
+                    leases.into_iter().for_each(&work);
                     continue;
                 }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "the poll hung past its wait".to_owned(),
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("the poll hung past its wait".to_owned()),
             };
             drop(seats);
             self.unused(passage);
-            let pause = POLL_AGAIN.wait(failures, &self.jitter);
-            failures = failures.saturating_add(1);
-            let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            events::ReceiveFailed { detail: trouble, retry_in_ms }.emit();
+            let pause = if let Some(detail) = trouble {
+                let pause = POLL_AGAIN.wait(failures, &self.jitter);
+                failures = failures.saturating_add(1);
+                let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                events::ReceiveFailed { detail, retry_in_ms }.emit();
+                pause
+            } else {
+                failures = 0;
+                if self.clock.now().saturating_duration_since(sent) >= self.wait / 2 {
+                    continue;
+                }
+                // SQS did not wait for a message, as at its limit of messages in flight: asking at once would be a
+                // busy loop.
+                POLL_AGAIN.wait(0, &self.jitter)
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,

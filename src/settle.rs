@@ -39,8 +39,6 @@ use prepare::{Case, Prepared, prepare};
 
 /// A failed extension, delete or return is tried again after [½, 1) of this.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// Deletes that fail before the log says so.
-const TOLD_AT_TRY: u32 = 5;
 /// Longest single call to SQS; shorter for short leases, so that a failed one leaves time for another.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -360,18 +358,18 @@ impl Settler {
     }
 
     fn hear_final(&mut self, number: LeaseNumber, reply: Reply, again: Instant) {
+        let now = self.desk.lease_clock.now();
         let Some(held) = self.held.get_mut(&number) else { return };
         held.busy = false;
         let Phase::Final(last) = &mut held.phase else { return };
-        let failed_again = last.last == Last::Delete && last.tries == TOLD_AT_TRY;
         match reply {
             Reply::Done => {
                 let end = if last.late { End::LeaseLost } else { last.end };
-                self.conclude(number, end);
+                return self.conclude(number, end);
             }
             Reply::Refused(refusal) if refusal.is_final() => {
                 last.trouble = format!("SQS refused: {}", refusal.code);
-                self.give_up(number);
+                return self.give_up(number);
             }
             Reply::Refused(refusal) => {
                 last.trouble = format!("SQS refused: {}", refusal.code);
@@ -383,8 +381,9 @@ impl Settler {
                 last.ready_at = again;
             }
         }
-        if failed_again {
-            self.tell_delete_failed(number); // it may go on for hours, under its lease
+        if last.is_worth_telling(now, self.desk.visibility) {
+            last.told = true;
+            self.tell_delete_failed(number);
         }
     }
 

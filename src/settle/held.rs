@@ -17,6 +17,9 @@ use crate::message::{Message, ReceiptHandle};
 use crate::outcome::{Account, ChangeReport, Indexed, Judgement, Outcome};
 use crate::queue::Refusal;
 
+/// Tries of a delete that fail before the log says so.
+const TOLD_AT_TRY: u32 = 5;
+
 /// What SQS is asked for at the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Last {
@@ -29,7 +32,10 @@ pub(super) struct Final {
     pub(super) last: Last,
     pub(super) end: End,
     pub(super) ready_at: Instant,
+    pub(super) decided_at: Instant,
     pub(super) tries: u32,
+    /// The log has said that it fails.
+    pub(super) told: bool,
     /// Refused in a batch: goes alone from now on.
     pub(super) alone: bool,
     /// The lease is over but the work is finished: one delete, whatever the time.
@@ -41,7 +47,14 @@ pub(super) struct Final {
 impl Final {
     pub(super) fn new(last: Last, end: End, ready_at: Instant) -> Self {
         let trouble = "not acknowledged by the end of the lease".to_owned();
-        Self { last, end, ready_at, tries: 0, alone: false, late: false, trouble }
+        Self { last, end, ready_at, decided_at: ready_at, tries: 0, told: false, alone: false, late: false, trouble }
+    }
+
+    /// Whether the log should say, now that a try has failed, that this delete does not get through: it may go on for
+    /// hours, under its lease. By tries where they fail at once, by time where each of them hangs.
+    pub(super) fn is_worth_telling(&self, now: Instant, visibility: Duration) -> bool {
+        let long = self.tries >= TOLD_AT_TRY || now >= self.decided_at + visibility / 2;
+        self.last == Last::Delete && !self.told && long
     }
 }
 

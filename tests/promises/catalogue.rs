@@ -128,6 +128,25 @@ async fn q21_at_the_queues_in_flight_limit_workers_go_on_with_what_they_have() {
     assert_eq!(done, 60);
 }
 
+/// As at that limit, or behind a proxy: nothing, at once, whatever the wait. What arrives is still taken soon.
+#[tokio::test(start_paused = true)]
+async fn q14_a_queue_that_answers_with_nothing_at_once_is_asked_no_more_than_once_a_second() {
+    let site = Site::new(14);
+    let answers_in = Duration::from_millis(10);
+    site.world.queue.faults(|faults| (faults.impatient, faults.receive.latency) = (true, (answers_in, answers_in)));
+    let worker = site.start("w", &Setup::default());
+    tokio::time::sleep(600 * SECOND).await;
+    let polls = site.world.queue.calls().iter().filter(|call| matches!(call.ask, QueueAsk::Receive { .. })).count();
+    let pollers = quittance::receive::pollers(Setup::default().concurrency);
+    assert!((300 * pollers..=600 * pollers).contains(&polls), "{polls} polls in ten minutes by {pollers}");
+    assert_eq!(site.lines("receive_failed").len(), 0, "an empty reply is an answer");
+    let began = Instant::now();
+    site.world.upload("a.txt", "text", 1);
+    site.until_empty().await;
+    assert!(began.elapsed() < 3 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(worker.stop().await.done, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn b16_an_archived_object_is_dead_lettered_at_once_and_its_neighbours_are_done() {
     let site = Site::new(16);

@@ -132,6 +132,27 @@ async fn deletes_that_nobody_acknowledges_are_lease_lost_at_the_end_of_the_lease
     }
 }
 
+/// With a short lease few tries fit into it, and each of them may hang.
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_hangs_is_told_after_half_a_lease_and_once() {
+    let setup = Setup { visibility: 12 * SECOND, ..Setup::default() };
+    let (bench, leases) = bench_with(1, setup).await;
+    bench.site.world.queue.faults(|faults| faults.delete.latency = (60 * SECOND, 60 * SECOND));
+    let began = Instant::now();
+    all_done(leases);
+    sleep_until(began + 5 * SECOND).await;
+    assert_eq!(bench.site.lines("delete_failed").len(), 0, "one try may fail");
+    sleep_until(began + 11 * SECOND).await;
+    let told = bench.site.lines("delete_failed");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0]["tries"].as_u64() < Some(5), "{told:?}");
+    sleep_until(began + 60 * SECOND).await;
+    bench.site.world.queue.faults(|faults| faults.delete.latency = Default::default());
+    bench.until_settled().await;
+    let (site, line) = bench.finish().await;
+    assert_eq!((line.deleted, line.lease_lost, site.lines("delete_failed").len()), (1, 0, 1));
+}
+
 /// Deletes fail for an hour while messages can be received (IAM, one API of SQS): were the leases to lapse, finished
 /// messages would come back until SQS dead-letters them without a reason.
 #[tokio::test(start_paused = true)]

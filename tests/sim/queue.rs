@@ -237,7 +237,7 @@ impl ModelQueue {
             tokio::pin!(changed);
             changed.as_mut().enable(); // before looking: what arrives from here on wakes us
             let (taken, next) = self.take(max, visibility);
-            if !taken.is_empty() || Instant::now() >= deadline {
+            if !taken.is_empty() || Instant::now() >= deadline || self.lock().faults.impatient {
                 return Ok(taken);
             }
             tokio::select! {

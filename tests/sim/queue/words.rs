@@ -39,6 +39,8 @@ pub struct QueueFaults {
     pub reorder: bool,
     /// A receive may hand out fewer messages than there are.
     pub short_receives: bool,
+    /// A receive that finds nothing says so at once, whatever its wait.
+    pub impatient: bool,
     /// Share of deliveries that are in the same reply a second time.
     pub twice_in_reply: f64,
     /// Share of deliveries that are delivered again while the first receipt still holds the message.
@@ -67,6 +69,7 @@ impl Default for QueueFaults {
             next_entries: VecDeque::new(),
             reorder: false,
             short_receives: false,
+            impatient: false,
             twice_in_reply: 0.0,
             redeliver_early: 0.0,
             rise_after_delete: 0.0,

@@ -231,7 +231,7 @@ pub fn set(world: &World, climate: &Climate, gusts: &[Gust], at: Duration) {
             Trouble::Duplicates(early, twice, risen) => {
                 (queue.redeliver_early, queue.twice_in_reply, queue.rise_after_delete) = (*early, *twice, *risen);
             }
-            Trouble::Disorder => (queue.reorder, queue.short_receives) = (true, true),
+            Trouble::Disorder => (queue.reorder, queue.short_receives, queue.impatient) = (true, true, true),
             Trouble::Entries(refuse, forget) => (queue.refuse_entry, queue.forget_entry) = (*refuse, *forget),
             Trouble::Miscount(share) => queue.miscount = *share,
             Trouble::Store(verbs, faults) => {
