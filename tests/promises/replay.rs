@@ -334,6 +334,35 @@ async fn a_hundred_thousand_parked_documents_are_replayed_with_one_get_each_and_
     worker.stop().await;
 }
 
+/// All in work would find out at the same time, each with the SDK's three tries.
+#[tokio::test(start_paused = true)]
+async fn a_sweep_finds_out_with_four_markers_that_the_store_is_sick() {
+    for verb in [Verb::Get, Verb::Delete] {
+        let site = Site::new(24);
+        park(&site, 500);
+        let prefix = if verb == Verb::Get { "processed/" } else { "retry-index/" };
+        let error = StoreError::Unavailable("503".into());
+        let rule = Rule { bucket: RESULTS.into(), prefix: prefix.into(), verb: Some(verb), error, times: None };
+        site.world.store.inject(rule);
+        let worker = site.start("w", &setup());
+        sleep(600 * SECOND).await;
+        let asked: Vec<Instant> = site.world.store.look(|memory| {
+            let meant = memory.calls.iter().filter(|call| match &call.ask {
+                StoreAsk::Get { key, .. } => verb == Verb::Get && key.starts_with(prefix),
+                StoreAsk::Delete { key, .. } => verb == Verb::Delete && key.starts_with(prefix),
+                _ => false,
+            });
+            meant.map(|call| call.asked.at).collect()
+        });
+        let within = |from: &Instant| asked.iter().filter(|at| *at >= from && **at < *from + SECOND).count();
+        let most = asked.iter().map(within).max().unwrap_or(0);
+        assert!((1..=4).contains(&most), "{verb:?}: {most} calls in a second");
+        site.world.store.heal();
+        until("all are replayed", HOUR, || parked(&site) == 0).await;
+        worker.stop().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn records_in_memory_are_bounded_by_their_bytes() {
     let site = Site::new(10);

@@ -1,8 +1,8 @@
 //! Once over what is parked, oldest first, some at a time.
 //!
 //! Promises flat memory, however much is parked: a page of keys, at most `TOGETHER` markers in work, and
-//! `MOST_BYTES` of records among them; and that while the index is not known to be well one document finds out for
-//! all. Each marker costs one GET (of its record) and one DELETE, and a thousandth of a LIST.
+//! `MOST_BYTES` of records among them; that while the index is not known to be well one document finds out for all,
+//! and `FEW` for the store. Each marker costs one GET (of its record) and one DELETE, and a thousandth of a LIST.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -17,6 +17,9 @@ use crate::index::park::markers::{Markers, PAGE};
 
 /// Markers in work at once: a bulk request is built of them.
 const TOGETHER: usize = 64;
+/// At the beginning; each that is taken makes room for one more. On a store that is sick, all in work would ask it, each
+/// with the SDK's three tries, before the first of them can say so.
+const FEW: usize = 4;
 /// Records in memory at once, bytes; one that is larger goes alone.
 pub(super) const MOST_BYTES: u32 = 64 * 1024 * 1024;
 
@@ -67,7 +70,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
     pub async fn over_all(&self, patience: &mut Patience, tally: &mut Tally) -> Halt {
         let markers: Markers = self.of.markers();
         let bytes = Semaphore::new(MOST_BYTES as usize);
-        let mut place = None;
+        let (mut place, mut together) = (None, FEW);
         loop {
             tally.lists += 1;
             let batch = match markers.after(place, PAGE).await {
@@ -88,7 +91,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
                 let turn = self.turn % due.len();
                 due.rotate_left(turn);
             }
-            if let Some(halt) = self.over(due, &bytes, patience, tally).await {
+            if let Some(halt) = self.over(due, &bytes, &mut together, patience, tally).await {
                 return halt;
             }
             place = batch.next;
@@ -103,6 +106,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
         &self,
         markers: Vec<crate::index::park::markers::MarkerKey>,
         bytes: &Semaphore,
+        together: &mut usize,
         patience: &mut Patience,
         tally: &mut Tally,
     ) -> Option<Halt> {
@@ -111,12 +115,12 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
         let mut halt = None;
         loop {
             while halt.is_none() && rest.peek().is_some() {
-                let together = match self.of.lane.room() {
+                let most = match self.of.lane.room() {
                     _ if !(self.go_on)() => {
                         halt = Some(Halt::ToldTo);
                         break;
                     }
-                    Room::Free => TOGETHER,
+                    Room::Free => *together,
                     // While the index is not known to be well, one document finds out for all.
                     Room::One => 1,
                     Room::None if working.is_empty() => {
@@ -125,7 +129,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
                     }
                     Room::None => 0, // those in work say how things stand
                 };
-                if working.len() >= together {
+                if working.len() >= most {
                     break;
                 }
                 let Some(marker) = rest.next() else { break };
@@ -137,8 +141,9 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
                 });
             }
             let Some((one, fate)) = working.next().await else { return halt };
-            if let Some(sick) = self.book(&one, fate, patience, tally).await {
-                halt.get_or_insert(Halt::Sick(sick));
+            match self.book(&one, fate, patience, tally).await {
+                Some(sick) => drop(halt.get_or_insert(Halt::Sick(sick))),
+                None => *together = TOGETHER.min(*together + 1),
             }
         }
     }
