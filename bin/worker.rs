@@ -107,12 +107,12 @@ async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
             code: exit::EX_CONFIG,
         });
     };
-    match index.setup_index().await {
+    match index.setup_index(config.analyzer).await {
         Ok(report) => {
             print!("{report}");
             Ok(if report.has_conflicts() { exit::EX_CONFIG } else { exit::EX_OK })
         }
-        Err(error) => Err(CannotStart { line: error.to_string(), code: exit::EX_TEMPFAIL }),
+        Err(error) => Err(start::no_index(&error)),
     }
 }
 

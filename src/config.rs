@@ -35,6 +35,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::index::opensearch::{Analyzer, AnalyzerChoice};
 use crate::message::Namespace;
 use crate::message::s3_event::Source;
 
@@ -72,6 +73,8 @@ pub struct WorkerConfig {
     pub namespace: Namespace,
     /// The index; `None` with `SKIP_OPENSEARCH`: documents are parked.
     pub opensearch: Option<OpenSearchConfig>,
+    /// How `setup-index` and `migrate-index` have text cut into words.
+    pub analyzer: AnalyzerChoice,
     /// Length of a lease.
     pub visibility: Duration,
     /// Messages in flight.
@@ -312,6 +315,9 @@ impl WorkerConfig {
             read.optional(&read.variable(service), urls::endpoint(http)); // the SDK obeys them as well
         }
         let opensearch = search::convert(read, &args.search, http);
+        let mut analyzers = vec![("auto", AnalyzerChoice::Auto)];
+        analyzers.extend(Analyzer::ALL.map(|analyzer| (analyzer.as_str(), AnalyzerChoice::Only(analyzer))));
+        let analyzer = read.value(&setting!(read, args.analyzer), "auto", one_of(&analyzers));
 
         // What must fit together. Values which are mistakes themselves are not compared.
         if let (Some(queue_url), Some(Some(dlq_url))) = (&queue_url, &dlq_url)
@@ -348,6 +354,7 @@ impl WorkerConfig {
                 sources: sources?,
                 namespace: namespace?,
                 opensearch: opensearch?,
+                analyzer: analyzer?,
                 visibility: visibility?,
                 concurrency: concurrency?,
                 extractors: extractors?,

@@ -20,6 +20,7 @@ pub mod catalogue;
 pub mod park;
 pub mod parked;
 pub mod replay;
+pub mod succession;
 
 pub mod opensearch;
 

@@ -20,7 +20,7 @@ use crate::dead_letter::DeadLetters;
 use crate::events::{self, Event};
 use crate::gate::{Gate, Probe};
 use crate::index::bulk::Lane;
-use crate::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings};
+use crate::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings, SetupError};
 use crate::index::park::Parking;
 use crate::index::replay::Replayer;
 use crate::index::replay::lease::Replaying;
@@ -361,6 +361,14 @@ pub fn replay_budget(retries: u32, base: Duration, cap: Duration) -> Budget {
 /// This machine's name.
 pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Why an index could not be set up. What only another configuration mends is exit 78.
+pub fn no_index(error: &SetupError) -> CannotStart {
+    match error {
+        SetupError::Analyzer(line) => CannotStart::misconfigured(line.clone()),
+        SetupError::Names(_) | SetupError::Unavailable(_) => CannotStart::missing(error.to_string()),
+    }
 }
 
 /// Looks at an index that is needed (a worker's is not: see `look_at_search`).

@@ -12,6 +12,7 @@ use quittance::config::{
     Args, LogFormat, Mistakes, OnExtractionError, OnMissingObject, OpenSearchAuth, Secret, Surroundings, Task,
     TenantFrom, WorkerConfig, exit, names,
 };
+use quittance::index::opensearch::AnalyzerChoice;
 
 const QUEUE: &str = "https://sqs.eu-central-1.amazonaws.com/111122223333/files";
 
@@ -61,6 +62,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(search.endpoint, "https://search.example.com:9200");
     assert_eq!((search.index.as_str(), search.search_alias().as_str()), ("files", "files-search"));
     assert_eq!(search.auth, OpenSearchAuth::None);
+    assert_eq!(config.analyzer, AnalyzerChoice::Auto);
     assert_eq!(config.visibility, seconds(60));
     assert_eq!((config.concurrency, config.extractors), (64, 6));
     assert_eq!((config.max_attempts, config.retry_base, config.retry_max), (5, seconds(30), seconds(900)));
@@ -120,6 +122,7 @@ fn every_setting_can_be_given_by_flag_and_by_variable() {
         ("OPENSEARCH_USERNAME", "user"),
         ("OPENSEARCH_PASSWORD_FILE", file),
         ("SKIP_OPENSEARCH", "false"),
+        ("OPENSEARCH_ANALYZER", "kuromoji"),
         ("SQS_VISIBILITY_TIMEOUT", "2m"),
         ("WORKER_CONCURRENCY", "7"),
         ("EXTRACTORS", "3"),

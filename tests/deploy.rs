@@ -258,6 +258,8 @@ fn the_policy_allows_what_the_worker_does_and_nothing_that_destroys() {
         ("sqs:ReceiveMessage", dlq.into(), false),
         ("sqs:DeleteMessage", dlq.into(), false),
         ("es:ESHttpPost", index("files/_bulk"), true),
+        ("es:ESHttpPost", index("_analyze"), true),
+        ("es:ESHttpPost", index("_aliases"), false),
         ("es:ESHttpPost", index("_bulk"), false),
         ("es:ESHttpPost", index("other/_bulk"), false),
         ("es:ESHttpPost", index("files/_delete_by_query"), false),

@@ -7,13 +7,16 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quittance::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
+use quittance::index::catalogue::{Catalogue, Entry, Held, Owner, Removal, Stretch};
+use quittance::index::succession::{Begun, Pass, Progress, Succession, SuccessionError};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::{DocumentId, Namespace};
 use serde_json::{Value, json};
 
 #[path = "search_contract/model.rs"]
 mod model;
+#[path = "search_contract/quality.rs"]
+mod quality;
 #[path = "search_contract/real.rs"]
 mod real;
 mod sim;
@@ -38,6 +41,12 @@ trait Bench: Send + Sync {
     fn catalogue(&self) -> &dyn Catalogue;
     /// The same, for an alias that does not exist.
     fn catalogue_without_alias(&self) -> &dyn Catalogue;
+    /// The port that has one index succeed another.
+    fn succession(&self) -> &dyn Succession;
+    /// The way into the next index.
+    fn next(&self) -> &dyn Search;
+    /// What the next index holds.
+    fn next_catalogue(&self) -> &dyn Catalogue;
     /// Version and source of a document as the index holds it, deleted or not.
     async fn stored(&self, id: &DocumentId) -> Option<(u64, Value)>;
     /// What the read alias shows once all writes are visible, sorted.
@@ -221,9 +230,77 @@ async fn a_removal_takes_this_revision_or_an_older_one_and_never_a_newer(bench: 
     assert_eq!(bench.catalogue().remove(&[]).await, Ok(vec![]));
 }
 
+async fn whose_documents_there_are_is_told_once_each_and_in_order(bench: &dyn Bench) {
+    assert_eq!(bench.catalogue().owners().await, Ok(vec![]));
+    let items = [("b", "z", "1"), ("a", "z", "2"), ("a", "y", "3"), ("b", "z", "4"), ("c", "x", "5")];
+    let items = items.map(|(bucket, namespace, key)| item(key, 1, &of_bucket(bucket, namespace, key, key == "5")));
+    write(bench, &items).await;
+    bench.shown().await; // all writes are visible
+    let owners = [("x", "c"), ("y", "a"), ("z", "a"), ("z", "b")];
+    let owners = owners.map(|(namespace, bucket)| Owner { namespace: namespace.into(), bucket: bucket.into() });
+    assert_eq!(bench.catalogue().owners().await, Ok(owners.to_vec()));
+}
+
+async fn the_next_index_is_filled_apart_and_takes_both_aliases_over_in_one_step(bench: &dyn Bench) {
+    let succession = bench.succession();
+    let deleted = json!({ "key": "k", "deleted": true });
+    write(bench, &[item("both", 5, &text("old")), item("old", 1, &text("old"))]).await;
+    assert!(bench.next_catalogue().held(&[id("both")]).await.is_err(), "there is none yet");
+    let Ok(Begun::Building { old, new, progress, .. }) = succession.begin(true).await else { panic!("not begun") };
+    assert_eq!(progress, Progress { v: 1, from: old.clone(), ..Progress::default() });
+    // Apart: neither sees the other's.
+    let both = [item("both", 7, &text("new")), item("new", 1, &text("new")), item("gone", 1, &deleted)];
+    assert_eq!(bench.next().bulk(&both).await, Ok(vec![ItemAnswer::Durable; 3]));
+    assert_eq!(bench.next().bulk(&[item("both", 6, &text("late"))]).await, Ok(vec![ItemAnswer::Durable]));
+    assert_eq!(content(bench, "both").await, (5, "old".into()));
+    let held = |revision, deleted| Some(Held { revision, deleted });
+    let asked = [id("both"), id("old"), id("gone")];
+    assert_eq!(bench.next_catalogue().held(&asked).await, Ok(vec![held(7, false), None, held(1, true)]));
+    // What is noted is found again, and the index with it; a note replaces the one before.
+    let pass = Some(Pass { began_ms: 9, after: Some("processed/default/a.json".into()) });
+    let noted = Progress { since_ms: 7, pass, note: 1, ..progress };
+    for noted in [&noted, &Progress { pass: None, note: 2, ..noted.clone() }] {
+        assert_eq!(succession.note(&new, noted).await, Ok(()));
+        let again = succession.begin(false).await;
+        assert!(
+            matches!(&again, Ok(Begun::Building { old: o, new: n, progress, .. }) if (o, n, progress) == (&old, &new, noted)),
+            "{again:?}"
+        );
+    }
+    assert!(succession.note("no-such-index", &noted).await.is_err());
+    // From another than the one in use nothing is taken.
+    let wrong = succession.take_over("no-such-index", &new).await;
+    assert!(matches!(wrong, Err(SuccessionError::Refused(_))), "{wrong:?}");
+    assert_eq!(content(bench, "both").await, (5, "old".into()));
+    for _ in 0..2 {
+        assert_eq!(succession.take_over(&old, &new).await, Ok(()));
+        assert_eq!(content(bench, "both").await, (7, "new".into()));
+    }
+    assert_eq!(bench.stored(&id("old")).await, None);
+    let mut shown = vec![id("both"), id("new")];
+    shown.sort();
+    assert_eq!(bench.shown().await, shown, "the tombstone is hidden here, too");
+    // Its own alias is gone: what is on its way through it lands nowhere.
+    match bench.next().bulk(&[item("late", 1, &text("x"))]).await {
+        Ok(answers) => assert!(matches!(&answers[..], [ItemAnswer::Sick(_)]), "{answers:?}"),
+        Err(error) => assert!(matches!(error, SearchError::Unavailable(_)), "{error}"),
+    }
+    assert_eq!(bench.stored(&id("late")).await, None);
+    assert_eq!(write(bench, &[item("both", 8, &text("newest"))]).await, [ItemAnswer::Durable]);
+    // Until it is done the next migration is this one.
+    let owed = succession.begin(true).await;
+    assert!(matches!(&owed, Ok(Begun::Moved { new: n, progress }) if *n == new && progress.from == old), "{owed:?}");
+    let done = Progress { done: true, note: 3, pass: None, ..noted };
+    assert_eq!(succession.note(&new, &done).await, Ok(()));
+    let third = succession.begin(true).await;
+    assert!(matches!(&third, Ok(Begun::Building { old: o, new: n, .. }) if *o == new && *n != old), "{third:?}");
+    assert_eq!(content(bench, "both").await, (8, "newest".into()));
+}
+
 async fn looking_and_removing_without_the_alias_are_errors_and_create_nothing(bench: &dyn Bench) {
     let catalogue = bench.catalogue_without_alias();
     assert!(matches!(catalogue.entries(&stretch("", None, None), 1).await, Err(SearchError::Unavailable(_))));
+    assert!(matches!(catalogue.owners().await, Err(SearchError::Unavailable(_))));
     assert!(matches!(catalogue.held(&[id("k")]).await, Err(SearchError::Unavailable(_))));
     assert!(matches!(catalogue.remove(&[(id("k"), 7)]).await, Err(SearchError::Unavailable(_))));
     assert!(!bench.something_has_the_missing_name().await);
@@ -246,6 +323,8 @@ macro_rules! contract {
             entries_come_in_the_order_of_their_keys_and_only_of_the_stretch
             what_is_held_is_told_as_of_now
             a_removal_takes_this_revision_or_an_older_one_and_never_a_newer
+            whose_documents_there_are_is_told_once_each_and_in_order
+            the_next_index_is_filled_apart_and_takes_both_aliases_over_in_one_step
             looking_and_removing_without_the_alias_are_errors_and_create_nothing
         );
     };

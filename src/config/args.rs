@@ -92,6 +92,12 @@ pub struct Args {
     #[command(flatten)]
     pub search: SearchArgs,
 
+    /// How `setup-index` and `migrate-index` have text cut into words: `kuromoji` (Japanese; plugin analysis-kuromoji),
+    /// `icu` (plugin analysis-icu), `cjk` (pairs of characters), `standard`, or `auto` (the first of kuromoji, icu and cjk
+    /// that can be had; an index that is there keeps what it has); default `auto`.
+    #[arg(long, env = "OPENSEARCH_ANALYZER", value_name = "ANALYZER", global = true, help_heading = "Search")]
+    pub analyzer: Option<String>,
+
     /// Messages in flight; default 64, range 1 to 2000.
     #[arg(long, env = "WORKER_CONCURRENCY", value_name = "N", global = true, help_heading = "Work")]
     #[arg(allow_negative_numbers = true)]

@@ -30,6 +30,15 @@ pub struct Held {
     pub deleted: bool,
 }
 
+/// Whose documents: a namespace and a source bucket of it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Owner {
+    /// Scope, as the documents have it: it may be nobody's that we know.
+    pub namespace: String,
+    /// Source bucket.
+    pub bucket: String,
+}
+
 /// A stretch of keys of one bucket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stretch {
@@ -62,6 +71,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Up to `limit` (≤ 10,000) documents of a stretch, tombstones too, in the order of their keys. As of the index's
     /// last refresh: what was written within the last seconds may be missing.
     async fn entries(&self, stretch: &Stretch, limit: usize) -> Result<Vec<Entry>, SearchError>;
+
+    /// Whose documents there are, tombstones too, in order; as of the index's last refresh.
+    async fn owners(&self) -> Result<Vec<Owner>, SearchError>;
 
     /// What is held under each id, in their order; as of now.
     async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError>;

@@ -19,6 +19,7 @@ use self::wire::{Ask, Wire};
 use super::{IndexItem, ItemAnswer, Search, SearchError};
 
 mod alias;
+mod analyzer;
 mod catalogue;
 mod credentials;
 mod find;
@@ -26,10 +27,13 @@ mod mapping;
 mod reply;
 mod request;
 mod setup;
+mod succession;
 mod wire;
 
+pub use analyzer::{Analyzer, AnalyzerChoice};
 pub use find::{Hit, MARK};
 pub use setup::{SetupError, SetupReport, SetupStep};
+pub use succession::OpenSearchSuccession;
 
 /// How requests prove who sends them.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! Design §8, read into a table: variable, flag, default as help and sample say it. Other people's scripts hang on it.
 
 /// `required` and `none` stand for what has no default.
-pub const SETTINGS: [(&str, &str, &str); 32] = [
+pub const SETTINGS: [(&str, &str, &str); 33] = [
     ("SQS_QUEUE_URL", "--queue-url", "required"),
     ("SQS_DLQ_URL", "--dlq-url", "found from the queue's redrive policy"),
     ("S3_BUCKET", "--results-bucket", "required"),
@@ -13,6 +13,7 @@ pub const SETTINGS: [(&str, &str, &str); 32] = [
     ("OPENSEARCH_PASSWORD", "--opensearch-password", "none"),
     ("OPENSEARCH_PASSWORD_FILE", "--opensearch-password-file", "none"),
     ("OPENSEARCH_AUTH", "--opensearch-auth", "sigv4 on AWS host names"),
+    ("OPENSEARCH_ANALYZER", "--analyzer", "auto"),
     ("SKIP_OPENSEARCH", "--skip-opensearch", "false"),
     ("SQS_VISIBILITY_TIMEOUT", "--visibility-timeout", "60"),
     ("WORKER_CONCURRENCY", "--concurrency", "64"),

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use quittance::index::Search;
 use quittance::index::catalogue::Catalogue;
+use quittance::index::succession::Succession;
 use quittance::message::DocumentId;
 use serde_json::Value;
 
@@ -12,6 +13,7 @@ use super::{Bench, Block};
 
 pub struct ModelBench {
     index: ModelSearch,
+    next: ModelSearch,
     missing: ModelSearch,
 }
 
@@ -19,7 +21,8 @@ impl ModelBench {
     pub async fn new() -> Self {
         let missing = ModelSearch::new(2, Ticks::default());
         missing.faults(|faults| faults.no_alias = true);
-        Self { index: ModelSearch::new(1, Ticks::default()), missing }
+        let index = ModelSearch::new(1, Ticks::default());
+        Self { next: index.next(), index, missing }
     }
 }
 
@@ -39,6 +42,18 @@ impl Bench for ModelBench {
 
     fn catalogue_without_alias(&self) -> &dyn Catalogue {
         &self.missing
+    }
+
+    fn succession(&self) -> &dyn Succession {
+        &self.index
+    }
+
+    fn next(&self) -> &dyn Search {
+        &self.next
+    }
+
+    fn next_catalogue(&self) -> &dyn Catalogue {
+        &self.next
     }
 
     async fn stored(&self, id: &DocumentId) -> Option<(u64, Value)> {

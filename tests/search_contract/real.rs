@@ -2,6 +2,7 @@
 //!
 //! `OPENSEARCH_ENDPOINT` says where it is. Each bench has an index of its own name, removed when it ends well.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,14 +12,21 @@ use opensearch::http::headers::HeaderMap;
 use opensearch::http::transport::Transport;
 use quittance::index::Search;
 use quittance::index::catalogue::Catalogue;
-use quittance::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings, SetupError, SetupStep};
+use quittance::index::opensearch::{
+    Analyzer, AnalyzerChoice, Auth, OpenSearchIndex, OpenSearchSettings, OpenSearchSuccession, SetupError, SetupStep,
+};
+use quittance::index::succession::{Begun, Succession, SuccessionError};
 use quittance::message::DocumentId;
 use serde_json::{Value, json};
 
 use super::{Bench, Block, id, item, text};
 
+const CJK: AnalyzerChoice = AnalyzerChoice::Only(Analyzer::Cjk);
+
 pub struct RealBench {
     index: OpenSearchIndex,
+    next: OpenSearchIndex,
+    succession: OpenSearchSuccession,
     nowhere: OpenSearchIndex,
     direct: Direct,
 }
@@ -66,10 +74,26 @@ fn index_at(name: &str) -> OpenSearchIndex {
 }
 
 impl RealBench {
+    /// By an analyzer that every OpenSearch has.
     pub async fn new() -> Self {
-        let index = index_at(&unique("contract"));
-        index.setup_index().await.expect("an index");
-        Self { index, nowhere: index_at(&unique("nowhere")), direct: Direct::new() }
+        Self::with(CJK).await
+    }
+
+    pub async fn with(analyzer: AnalyzerChoice) -> Self {
+        let name = unique("contract");
+        let index = index_at(&name);
+        index.setup_index(analyzer).await.expect("an index");
+        Self {
+            next: index_at(&index.next_alias()),
+            succession: OpenSearchSuccession { index: Arc::new(index_at(&name)), analyzer },
+            index,
+            nowhere: index_at(&unique("nowhere")),
+            direct: Direct::new(),
+        }
+    }
+
+    pub fn index(&self) -> &OpenSearchIndex {
+        &self.index
     }
 
     async fn found(&self, query: Value) -> Vec<String> {
@@ -81,13 +105,18 @@ impl RealBench {
     }
 }
 
+/// All that a test may have made.
+fn versions(alias: &str) -> String {
+    let names: Vec<String> = (1..=3).map(|number| format!("{alias}-v{number}")).collect();
+    format!("/{}?ignore_unavailable=true", names.join(","))
+}
+
 /// The server's limit of shards is for all tests together.
 impl Drop for RealBench {
     fn drop(&mut self) {
-        let (Ok(runtime), path) = (
-            tokio::runtime::Builder::new_current_thread().enable_all().build(),
-            format!("/{}-v1", self.index.write_alias()),
-        ) else {
+        let (Ok(runtime), path) =
+            (tokio::runtime::Builder::new_current_thread().enable_all().build(), versions(self.index.write_alias()))
+        else {
             return;
         };
         // On a thread of its own: this one is inside a runtime.
@@ -114,6 +143,18 @@ impl Bench for RealBench {
 
     fn catalogue_without_alias(&self) -> &dyn Catalogue {
         &self.nowhere
+    }
+
+    fn succession(&self) -> &dyn Succession {
+        &self.succession
+    }
+
+    fn next(&self) -> &dyn Search {
+        &self.next
+    }
+
+    fn next_catalogue(&self) -> &dyn Catalogue {
+        &self.next
     }
 
     async fn stored(&self, id: &DocumentId) -> Option<(u64, Value)> {
@@ -145,7 +186,7 @@ impl Bench for RealBench {
 }
 
 /// All fields of the contract, as the worker fills them.
-fn full(key: &str, content: &str) -> Value {
+pub fn full(key: &str, content: &str) -> Value {
     json!({
         "bucket": "b", "key": key, "namespace": "n", "tenant": "t", "title": "四半期報告", "content": content,
         "mime_type": "text/plain", "language": "ja", "size": 3, "sha256": "00", "extension": "txt",
@@ -193,7 +234,7 @@ async fn a_file_is_found_by_its_words_and_by_parts_of_its_name_in_japanese_too()
 #[ignore = "needs the local stack: make test"]
 async fn setting_up_again_changes_nothing_and_says_so() {
     let bench = RealBench::new().await;
-    let again = bench.index.setup_index().await.expect("a report");
+    let again = bench.index.setup_index(CJK).await.expect("a report");
     assert!(again.steps.iter().all(|step| matches!(step, SetupStep::Present(_))), "{again}");
     assert_eq!(again.index, format!("{}-v1", bench.index.write_alias()));
 }
@@ -204,7 +245,7 @@ async fn many_that_set_up_at_once_all_find_it_done() {
     let name = unique("race");
     let reports = futures_util::future::join_all((0..6).map(|_| async {
         let index = index_at(&name);
-        index.setup_index().await
+        index.setup_index(CJK).await
     }))
     .await;
     for report in reports {
@@ -213,7 +254,7 @@ async fn many_that_set_up_at_once_all_find_it_done() {
     }
     let index = index_at(&name);
     index.probe().await.expect("ready");
-    let again = index.setup_index().await.expect("a report");
+    let again = index.setup_index(CJK).await.expect("a report");
     assert!(again.steps.iter().all(|step| matches!(step, SetupStep::Present(_))), "{again}");
     Direct::new().well(Method::Delete, &format!("/{name}-v1"), None).await;
 }
@@ -228,13 +269,13 @@ async fn what_is_missing_from_an_index_in_use_is_added_and_what_cannot_change_is
     });
     direct.well(Method::Put, &format!("/{name}-v1"), Some(old)).await;
     let index = index_at(&name);
-    let report = index.setup_index().await.expect("a report");
+    let report = index.setup_index(CJK).await.expect("a report");
     let told = report.to_string();
     assert!(report.has_conflicts() && told.contains("conflict  field size has type keyword, not long"), "{told}");
     assert!(told.contains("changed   field bucket") && told.contains("changed   field tenant"), "{told}");
     assert!(told.contains("conflict  field key in"), "its analyzer is not in the settings: {told}");
     assert!(told.contains("no longer maps unknown fields") && told.contains("hides deleted documents now"), "{told}");
-    let again = index.setup_index().await.expect("a report");
+    let again = index.setup_index(CJK).await.expect("a report");
     assert!(!again.steps.iter().any(|step| matches!(step, SetupStep::Changed(_) | SetupStep::Created(_))), "{again}");
     direct.well(Method::Delete, &format!("/{name}-v1"), None).await;
 }
@@ -246,12 +287,12 @@ async fn lost_aliases_come_back_to_the_only_version_and_not_to_one_of_several() 
     let name = bench.index.write_alias().to_owned();
     bench.index.bulk(&[item("k", 1, &text("kept"))]).await.expect("a reply");
     bench.direct.well(Method::Delete, &format!("/{name}-v1/_alias/{name},{name}-search"), None).await;
-    let report = bench.index.setup_index().await.expect("a report");
+    let report = bench.index.setup_index(CJK).await.expect("a report");
     assert_eq!(report.index, format!("{name}-v1"));
     assert_eq!(bench.shown().await, [id("k")]);
     bench.direct.well(Method::Delete, &format!("/{name}-v1/_alias/{name}"), None).await;
     bench.direct.well(Method::Put, &format!("/{name}-v2"), None).await;
-    let several = bench.index.setup_index().await.expect_err("ambiguous").to_string();
+    let several = bench.index.setup_index(CJK).await.expect_err("ambiguous").to_string();
     assert!(several.contains(&format!("{name}-v1, {name}-v2")), "{several}");
     bench.direct.well(Method::Delete, &format!("/{name}-v2"), None).await;
 }
@@ -263,7 +304,7 @@ async fn an_index_that_has_the_name_of_an_alias_is_left_alone_and_told() {
         let (name, direct) = (unique("taken"), Direct::new());
         direct.well(Method::Put, &format!("/{name}{suffix}"), None).await;
         let index = index_at(&name);
-        let error = index.setup_index().await.expect_err("the name is taken");
+        let error = index.setup_index(CJK).await.expect_err("the name is taken");
         assert!(
             matches!(&error, SetupError::Names(why) if why.contains(&format!("{name}{suffix} is an index"))),
             "{error}"
@@ -284,7 +325,7 @@ async fn an_alias_without_a_write_index_is_sick_and_told() {
     assert!(bench.index.probe().await.expect_err("no write index").to_string().contains("no write index"));
     let verdicts = bench.index.bulk(&[item("k", 1, &text("x"))]).await.expect("a reply");
     assert!(matches!(&verdicts[..], [quittance::index::ItemAnswer::Sick(_)]), "{verdicts:?}");
-    assert!(matches!(bench.index.setup_index().await, Err(SetupError::Names(_))));
+    assert!(matches!(bench.index.setup_index(CJK).await, Err(SetupError::Names(_))));
 }
 
 #[tokio::test]
@@ -318,4 +359,71 @@ async fn an_operator_finds_files_by_their_words_with_what_was_matched() {
     assert_eq!(bench.index.find("nowhere", &namespace, 10).await.expect("hits"), []);
     let missing = bench.nowhere.find("quick", &namespace, 10).await.expect_err("no alias").to_string();
     assert!(missing.contains("-search is missing") && missing.contains("setup-index"), "{missing}");
+}
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn an_index_keeps_its_analyzer_under_auto_and_another_is_a_conflict_that_names_the_way_out() {
+    // The local OpenSearch has both plugins.
+    let new = index_at(&unique("auto"));
+    let told = new.setup_index(AnalyzerChoice::Auto).await.expect("a report").to_string();
+    assert!(told.contains("analyzer kuromoji (auto: plugin analysis-kuromoji is installed)"), "{told}");
+    Direct::new().well(Method::Delete, &versions(new.write_alias()), None).await;
+    for analyzer in [Analyzer::Cjk, Analyzer::Standard, Analyzer::Icu, Analyzer::Kuromoji] {
+        let bench = RealBench::with(AnalyzerChoice::Only(analyzer)).await;
+        let kept = bench.index.setup_index(AnalyzerChoice::Auto).await.expect("a report");
+        let told = kept.to_string();
+        assert!(!kept.has_conflicts() && told.contains(&format!("text by analyzer {}", analyzer.as_str())), "{told}");
+        assert_eq!(told.contains("migrate-index"), analyzer != Analyzer::Kuromoji, "{told}");
+        let other = if analyzer == Analyzer::Icu { Analyzer::Cjk } else { Analyzer::Icu };
+        let report = bench.index.setup_index(AnalyzerChoice::Only(other)).await.expect("a report");
+        assert!(report.has_conflicts() && report.to_string().contains("`worker migrate-index` builds"), "{report}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn a_migration_is_refused_where_the_names_or_the_half_built_index_are_not_its_own() {
+    let refused = async |bench: &RealBench, analyzer: AnalyzerChoice| {
+        let index = Arc::new(index_at(bench.index.write_alias()));
+        match (OpenSearchSuccession { index, analyzer }).begin(false).await {
+            Err(SuccessionError::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let icu = AnalyzerChoice::Only(Analyzer::Icu);
+    let bench = RealBench::new().await;
+    let name = bench.index.write_alias().to_owned();
+    // As it should be: nothing to do, and nothing is made.
+    let same = bench.succession.begin(false).await;
+    assert_eq!(same, Ok(Begun::Same { index: format!("{name}-v1") }));
+    // Begun by one analyzer, gone on with by another.
+    assert!(matches!(bench.succession.begin(true).await, Ok(Begun::Building { .. })));
+    let why = refused(&bench, icu).await;
+    assert!(why.contains("half built with another mapping") && why.contains("OPENSEARCH_ANALYZER=cjk"), "{why}");
+    assert!(why.contains(&format!("DELETE /{name}-v2")), "{why}");
+    // The index in use is another one by now.
+    let alias = |action: &str, index: &str, alias: &str| json!({ action: { "index": format!("{name}-{index}"), "alias": alias } });
+    let read = format!("{name}-search");
+    let rest = [
+        alias("remove", "v1", &name),
+        alias("remove", "v1", &read),
+        alias("add", "v3", &name),
+        alias("add", "v3", &read),
+    ];
+    bench.direct.well(Method::Put, &format!("/{name}-v3"), None).await;
+    bench.direct.well(Method::Post, "/_aliases", Some(json!({ "actions": rest }))).await;
+    let why = refused(&bench, CJK).await;
+    assert!(why.contains(&format!("{name}-v2 was begun as the next index of {name}-v1")), "{why}");
+    // Two behind one alias; an alias lost; the next one's alias on somebody else's index.
+    bench.direct.well(Method::Post, "/_aliases", Some(json!({ "actions": [alias("add", "v1", &read)] }))).await;
+    assert!(refused(&bench, CJK).await.contains("leave"), "the read alias");
+    let lost = [alias("remove", "v1", &read), alias("remove", "v3", &read)];
+    bench.direct.well(Method::Post, "/_aliases", Some(json!({ "actions": lost }))).await;
+    assert!(refused(&bench, CJK).await.contains("-search is missing"), "the read alias");
+    let bench = RealBench::new().await;
+    let name = bench.index.write_alias().to_owned();
+    let theirs = json!({ "aliases": { format!("{name}-next"): {} } });
+    bench.direct.well(Method::Put, &format!("/{name}-v2"), Some(theirs)).await;
+    assert!(refused(&bench, icu).await.contains("which no migration has made"), "the next alias");
 }

@@ -1,7 +1,9 @@
-//! The model of an index behind an alias: documents by `_id`, external versions, and the ways a bulk goes wrong.
+//! The model of an index behind an alias: documents by `_id`, external versions, and the ways a bulk goes wrong; and of
+//! the next index, which takes its place.
 //!
 //! Promises `external_gte`: the same revision writes again, a lower one is a 409 (which the port calls durable,
-//! because the index holds something newer).
+//! because the index holds something newer). A request that was on its way when the aliases moved may land in the index
+//! that has retired, also after the move was answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,7 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
-use quittance::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
+use quittance::index::catalogue::{Catalogue, Entry, Held, Owner, Removal, Stretch};
+use quittance::index::succession::{Begun, Progress, Succession, SuccessionError};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::DocumentId;
 use serde_json::Value;
@@ -57,6 +60,27 @@ pub struct Indexed {
     pub source: Value,
 }
 
+/// Through which alias.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Door {
+    InUse,
+    Next,
+}
+
+/// An index with its notes.
+#[derive(Clone, Default)]
+struct Shelf {
+    number: u32,
+    documents: BTreeMap<DocumentId, Indexed>,
+    progress: Option<Progress>,
+}
+
+impl Shelf {
+    fn name(&self) -> String {
+        format!("files-v{}", self.number)
+    }
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum SearchAsk {
     Bulk(Vec<IndexItem>),
@@ -64,6 +88,10 @@ pub enum SearchAsk {
     Entries(Stretch),
     Held(Vec<DocumentId>),
     Remove(Vec<(DocumentId, u64)>),
+    Owners,
+    Begin,
+    Note(Progress),
+    TakeOver,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -72,6 +100,8 @@ pub enum SearchAnswer {
     Entries(Vec<Entry>),
     Held(Vec<Option<Held>>),
     Removals(Vec<Removal>),
+    Owners(Vec<Owner>),
+    Begun(Begun),
     Yes,
     Failed(SearchError),
 }
@@ -85,7 +115,12 @@ pub struct SearchMemory<'a> {
 struct State {
     rng: Rng,
     faults: SearchFaults,
-    documents: BTreeMap<DocumentId, Indexed>,
+    /// Behind the alias in use.
+    in_use: Shelf,
+    /// Being built.
+    next: Option<Shelf>,
+    /// No alias stands for them any more.
+    retired: Vec<Shelf>,
     history: History<SearchAsk, SearchAnswer>,
 }
 
@@ -95,6 +130,7 @@ pub struct ModelSearch {
     state: Arc<Mutex<State>>,
     who: Arc<str>,
     patience: Option<Duration>,
+    door: Door,
 }
 
 impl ModelSearch {
@@ -102,10 +138,12 @@ impl ModelSearch {
         let state = State {
             rng: Rng::with_seed(seed),
             faults: SearchFaults::default(),
-            documents: BTreeMap::new(),
+            in_use: Shelf { number: 1, ..Shelf::default() },
+            next: None,
+            retired: Vec::new(),
             history: History::new(ticks),
         };
-        Self { state: Arc::new(Mutex::new(state)), who: "test".into(), patience: None }
+        Self { state: Arc::new(Mutex::new(state)), who: "test".into(), patience: None, door: Door::InUse }
     }
 
     /// The same index, whose calls are recorded under this name.
@@ -116,6 +154,31 @@ impl ModelSearch {
     /// The same index, asked by a client that waits no longer than this for an answer.
     pub fn given_up_after(self, patience: Option<Duration>) -> Self {
         Self { patience, ..self }
+    }
+
+    /// The same, through the alias of the next index.
+    pub fn next(&self) -> Self {
+        Self { door: Door::Next, ..self.clone() }
+    }
+
+    /// Name of the index behind the alias in use.
+    pub fn index_in_use(&self) -> String {
+        self.lock().in_use.name()
+    }
+
+    /// What the last index that has retired still holds; `None`: none has.
+    pub fn retired(&self) -> Option<BTreeMap<DocumentId, Indexed>> {
+        self.lock().retired.last().map(|shelf| shelf.documents.clone())
+    }
+
+    /// What the next index holds so far.
+    pub fn documents_of_next(&self) -> Option<BTreeMap<DocumentId, Indexed>> {
+        self.lock().next.as_ref().map(|shelf| shelf.documents.clone())
+    }
+
+    /// What is noted with the index in use.
+    pub fn progress(&self) -> Option<Progress> {
+        self.lock().in_use.progress.clone()
     }
 
     /// Changes what goes wrong from now on.
@@ -133,11 +196,11 @@ impl ModelSearch {
     }
 
     pub fn document(&self, id: &DocumentId) -> Option<Indexed> {
-        self.lock().documents.get(id).cloned()
+        self.lock().in_use.documents.get(id).cloned()
     }
 
     pub fn documents(&self) -> BTreeMap<DocumentId, Indexed> {
-        self.lock().documents.clone()
+        self.lock().in_use.documents.clone()
     }
 
     /// How many calls were asked.
@@ -152,7 +215,7 @@ impl ModelSearch {
     /// A look at everything the index remembers, without a copy; it must not ask the index for more meanwhile.
     pub fn look<T>(&self, see: impl FnOnce(SearchMemory<'_>) -> T) -> T {
         let state = self.lock();
-        see(SearchMemory { calls: &state.history.calls, documents: &state.documents })
+        see(SearchMemory { calls: &state.history.calls, documents: &state.in_use.documents })
     }
 
     /// Forges history and documents, for tests of those who judge them.
@@ -162,7 +225,7 @@ impl ModelSearch {
     ) {
         let mut state = self.lock();
         let state = &mut *state;
-        change(&mut state.history.calls, &mut state.documents);
+        change(&mut state.history.calls, &mut state.in_use.documents);
     }
 
     /// Never held across an await.
@@ -222,8 +285,26 @@ impl ModelSearch {
 }
 
 impl State {
-    fn bulk(&mut self, items: &[IndexItem], fate: Fate) -> Result<Vec<ItemAnswer>, SearchError> {
+    /// Of these, the one with this number, wherever it is by now; `None`: it has no alias.
+    fn shelf(&mut self, number: u32) -> Option<&mut Shelf> {
+        let all = std::iter::once(&mut self.in_use).chain(self.next.as_mut()).chain(&mut self.retired);
+        all.into_iter().find(|shelf| shelf.number == number)
+    }
+
+    /// What an alias stands for now.
+    fn behind(&self, door: Door) -> Option<&Shelf> {
+        match door {
+            Door::InUse => Some(&self.in_use),
+            Door::Next => self.next.as_ref(),
+        }
+    }
+
+    fn bulk(&mut self, items: &[IndexItem], fate: Fate, to: Option<u32>) -> Result<Vec<ItemAnswer>, SearchError> {
         let refused = |why: &str| Err(SearchError::WholeRefused(why.into()));
+        let Some(to) = to else {
+            let missing = || ItemAnswer::Sick("404 index_not_found_exception".into());
+            return Ok(items.iter().map(|_| missing()).collect());
+        };
         if self.faults.most_items.is_some_and(|most| items.len() > most) {
             return refused("413 request too large");
         }
@@ -234,17 +315,17 @@ impl State {
             Fate::LoseReply if self.faults.half_applied => self.rng.usize(0..items.len().max(1)),
             Fate::LoseReply | Fate::Proceed | Fate::FailBefore | Fate::Throttle => items.len(),
         };
-        Ok(items[..reached].iter().map(|item| self.write(item)).collect())
+        Ok(items[..reached].iter().map(|item| self.write(item, to)).collect())
     }
 
-    fn entries(&self, stretch: &Stretch, limit: usize) -> Vec<Entry> {
+    fn entries(documents: &BTreeMap<DocumentId, Indexed>, stretch: &Stretch, limit: usize) -> Vec<Entry> {
         let text = |document: &Indexed, name: &str| document.source[name].as_str().map(str::to_owned);
         let within = |key: &String| {
             key.starts_with(&stretch.prefix)
                 && stretch.after.as_ref().is_none_or(|after| key > after)
                 && stretch.up_to.as_ref().is_none_or(|up_to| key <= up_to)
         };
-        let ours = self.documents.iter().filter(|(_, document)| {
+        let ours = documents.iter().filter(|(_, document)| {
             text(document, "namespace").as_deref() == Some(stretch.namespace.as_str())
                 && text(document, "bucket").as_ref() == Some(&stretch.bucket)
         });
@@ -260,14 +341,14 @@ impl State {
     }
 
     fn remove(&mut self, (id, revision): &(DocumentId, u64)) -> Removal {
-        if self.documents.get(id).is_some_and(|document| document.revision > *revision) {
+        if self.in_use.documents.get(id).is_some_and(|document| document.revision > *revision) {
             return Removal::Newer;
         }
-        self.documents.remove(id);
+        self.in_use.documents.remove(id);
         Removal::Removed
     }
 
-    fn write(&mut self, item: &IndexItem) -> ItemAnswer {
+    fn write(&mut self, item: &IndexItem, to: u32) -> ItemAnswer {
         if chance(&mut self.rng, self.faults.item_busy) {
             return ItemAnswer::Busy("429 es_rejected_execution_exception".into());
         }
@@ -276,7 +357,7 @@ impl State {
         }
         if chance(&mut self.rng, self.faults.item_unknown) {
             if self.rng.bool() {
-                self.hold(item);
+                self.hold(item, to);
             }
             return ItemAnswer::Unknown("the item cannot be read".into());
         }
@@ -286,17 +367,65 @@ impl State {
         if let Some(reason) = self.faults.refuse.get(&item.document_id) {
             return ItemAnswer::Refused(reason.clone());
         }
-        if self.hold(item) { ItemAnswer::Durable } else { ItemAnswer::Refused("400 mapper_parsing_exception".into()) }
+        if self.hold(item, to) {
+            ItemAnswer::Durable
+        } else {
+            ItemAnswer::Refused("400 mapper_parsing_exception".into())
+        }
     }
 
     /// False where it is no JSON.
-    fn hold(&mut self, item: &IndexItem) -> bool {
+    fn hold(&mut self, item: &IndexItem, to: u32) -> bool {
         let Ok(source) = serde_json::from_slice::<Value>(&item.source) else { return false };
-        let newer = self.documents.get(&item.document_id).is_some_and(|held| held.revision > item.revision);
+        let documents = &mut self.shelf(to).unwrap().documents;
+        let newer = documents.get(&item.document_id).is_some_and(|held| held.revision > item.revision);
         if !newer {
-            self.documents.insert(item.document_id.clone(), Indexed { revision: item.revision, source });
+            documents.insert(item.document_id.clone(), Indexed { revision: item.revision, source });
         }
         true
+    }
+
+    /// Nothing is ever as it should be: `anew` or not.
+    fn begin(&mut self) -> Begun {
+        if let Some(progress) = self.in_use.progress.clone().filter(|progress| !progress.done) {
+            return Begun::Moved { new: self.in_use.name(), progress };
+        }
+        let number = self.in_use.number + 1;
+        let progress = Progress { v: 1, from: self.in_use.name(), ..Progress::default() };
+        let next = self.next.get_or_insert_with(|| Shelf { number, progress: Some(progress), ..Shelf::default() });
+        Begun::Building {
+            old: self.in_use.name(),
+            new: next.name(),
+            analyzer: "none: it is a model".into(),
+            progress: next.progress.clone().unwrap(),
+        }
+    }
+
+    fn note(&mut self, new: &str, progress: &Progress) -> Result<(), SearchError> {
+        let all = std::iter::once(&mut self.in_use).chain(self.next.as_mut()).chain(&mut self.retired);
+        match all.into_iter().find(|shelf| shelf.name() == new) {
+            Some(shelf) => {
+                shelf.progress = Some(progress.clone());
+                Ok(())
+            }
+            None => Err(SearchError::Unavailable("404 index_not_found_exception".into())),
+        }
+    }
+
+    fn take_over(&mut self, old: &str, new: &str) -> Result<(), SuccessionError> {
+        if self.in_use.name() == new {
+            return Ok(());
+        }
+        match self.next.take() {
+            Some(next) if self.in_use.name() == old && next.name() == new => {
+                self.retired.push(std::mem::replace(&mut self.in_use, next));
+                Ok(())
+            }
+            next => {
+                self.next = next;
+                Err(SuccessionError::Refused("404 aliases_not_found_exception".into()))
+            }
+        }
     }
 }
 
@@ -304,9 +433,19 @@ impl State {
 impl Search for ModelSearch {
     async fn bulk(&self, items: &[IndexItem]) -> Result<Vec<ItemAnswer>, SearchError> {
         let items = items.to_vec();
+        let door = self.door;
+        // While a next index is there, the alias may be looked up early, and the writes come late.
+        let early = {
+            let mut state = self.lock();
+            let looked = state.behind(door).map(|shelf| shelf.number);
+            (state.next.is_some() && state.rng.bool()).then_some(looked)
+        };
         let write = {
             let items = items.clone();
-            move |state: &mut State, fate| state.bulk(&items, fate)
+            move |state: &mut State, fate| {
+                let to = early.unwrap_or_else(|| state.behind(door).map(|shelf| shelf.number));
+                state.bulk(&items, fate, to)
+            }
         };
         let told = |verdicts: &Vec<ItemAnswer>| SearchAnswer::Verdicts(verdicts.clone());
         self.call(SearchAsk::Bulk(items), |faults| &mut faults.bulk, write, told).await
@@ -325,19 +464,39 @@ fn held(document: &Indexed) -> Held {
     Held { revision: document.revision, deleted: document.source["deleted"] == true }
 }
 
+fn no_alias<T>(shelf: Option<T>) -> Result<T, SearchError> {
+    shelf.ok_or_else(|| SearchError::Unavailable("404 index_not_found_exception".into()))
+}
+
 #[async_trait]
 impl Catalogue for ModelSearch {
     async fn entries(&self, stretch: &Stretch, limit: usize) -> Result<Vec<Entry>, SearchError> {
-        let wanted = stretch.clone();
-        let look = move |state: &mut State, _| Ok(state.entries(&wanted, limit));
+        let (wanted, door) = (stretch.clone(), self.door);
+        let look =
+            move |state: &mut State, _| Ok(State::entries(&no_alias(state.behind(door))?.documents, &wanted, limit));
         let told = |entries: &Vec<Entry>| SearchAnswer::Entries(entries.clone());
         self.call(SearchAsk::Entries(stretch.clone()), |faults| &mut faults.catalogue, look, told).await
     }
 
-    async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError> {
-        let wanted = ids.to_vec();
+    async fn owners(&self) -> Result<Vec<Owner>, SearchError> {
+        let door = self.door;
         let look = move |state: &mut State, _| {
-            Ok(wanted.iter().map(|id| state.documents.get(id).map(held)).collect::<Vec<_>>())
+            let text = |document: &Indexed, name: &str| document.source[name].as_str().map(str::to_owned);
+            let documents = no_alias(state.behind(door))?.documents.values();
+            let owner =
+                |document| Some(Owner { namespace: text(document, "namespace")?, bucket: text(document, "bucket")? });
+            let owners: BTreeSet<Owner> = documents.filter_map(owner).collect();
+            Ok(owners.into_iter().collect())
+        };
+        let told = |owners: &Vec<Owner>| SearchAnswer::Owners(owners.clone());
+        self.call(SearchAsk::Owners, |faults| &mut faults.catalogue, look, told).await
+    }
+
+    async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError> {
+        let (wanted, door) = (ids.to_vec(), self.door);
+        let look = move |state: &mut State, _| {
+            let documents = &no_alias(state.behind(door))?.documents;
+            Ok(wanted.iter().map(|id| documents.get(id).map(held)).collect::<Vec<_>>())
         };
         let told = |held: &Vec<Option<Held>>| SearchAnswer::Held(held.clone());
         self.call(SearchAsk::Held(ids.to_vec()), |faults| &mut faults.catalogue, look, told).await
@@ -348,5 +507,33 @@ impl Catalogue for ModelSearch {
         let remove = move |state: &mut State, _| Ok(wanted.iter().map(|one| state.remove(one)).collect::<Vec<_>>());
         let told = |removals: &Vec<Removal>| SearchAnswer::Removals(removals.clone());
         self.call(SearchAsk::Remove(documents.to_vec()), |faults| &mut faults.catalogue, remove, told).await
+    }
+}
+
+fn unavailable(error: SearchError) -> SuccessionError {
+    SuccessionError::Unavailable(error.to_string())
+}
+
+#[async_trait]
+impl Succession for ModelSearch {
+    async fn begin(&self, _: bool) -> Result<Begun, SuccessionError> {
+        let told = |begun: &Begun| SearchAnswer::Begun(begun.clone());
+        let begin = |state: &mut State, _| Ok(state.begin());
+        self.call(SearchAsk::Begin, |faults| &mut faults.catalogue, begin, told).await.map_err(unavailable)
+    }
+
+    async fn note(&self, new: &str, progress: &Progress) -> Result<(), SearchError> {
+        let (new, wanted) = (new.to_owned(), progress.clone());
+        let note = move |state: &mut State, _| state.note(&new, &wanted);
+        let told = |(): &()| SearchAnswer::Yes;
+        self.call(SearchAsk::Note(progress.clone()), |faults| &mut faults.catalogue, note, told).await
+    }
+
+    async fn take_over(&self, old: &str, new: &str) -> Result<(), SuccessionError> {
+        let (old, new) = (old.to_owned(), new.to_owned());
+        // What the index itself says, carried through a call of the port: it is an answer, not a failed call.
+        let take = move |state: &mut State, _| Ok(state.take_over(&old, &new));
+        let told = |_: &Result<(), SuccessionError>| SearchAnswer::Yes;
+        self.call(SearchAsk::TakeOver, |faults| &mut faults.catalogue, take, told).await.map_err(unavailable)?
     }
 }

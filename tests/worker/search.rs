@@ -12,7 +12,7 @@ pub struct Search {
     client: OpenSearch,
     /// The write alias.
     pub alias: String,
-    /// Deletes the index in the end.
+    /// Deletes the index in the end, and those that took its place.
     owned: bool,
 }
 
@@ -81,7 +81,8 @@ impl Drop for Search {
         if !self.owned {
             return;
         }
-        let path = format!("/{}-v1", self.alias);
+        let names: Vec<String> = (1..=3).map(|number| format!("{}-v{number}", self.alias)).collect();
+        let path = format!("/{}?ignore_unavailable=true", names.join(","));
         let gone = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let client = OpenSearch::new(Transport::single_node(&endpoint()).unwrap());

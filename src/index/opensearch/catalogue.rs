@@ -13,12 +13,14 @@ use serde_json::{Value, json};
 use super::reply::{one_line, whole_trouble};
 use super::wire::Ask;
 use super::{OpenSearchIndex, in_path};
-use crate::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
+use crate::index::catalogue::{Catalogue, Entry, Held, Owner, Removal, Stretch};
 use crate::index::{Search as _, SearchError};
 use crate::message::DocumentId;
 
 /// OpenSearch's limit of hits in one answer (`index.max_result_window`).
 const MAX_HITS: usize = 10_000;
+/// Owners in one answer.
+const MAX_OWNERS: usize = 1_000;
 
 #[derive(Deserialize)]
 struct Found {
@@ -55,6 +57,36 @@ struct Source {
     #[serde(default)]
     deleted: bool,
     extractor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Grouped {
+    timed_out: bool,
+    #[serde(rename = "_shards")]
+    shards: Shards,
+    aggregations: Groups,
+}
+
+#[derive(Deserialize)]
+struct Groups {
+    owners: Buckets,
+}
+
+#[derive(Deserialize)]
+struct Buckets {
+    buckets: Vec<Bucket>,
+    after_key: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Bucket {
+    key: BucketKey,
+}
+
+#[derive(Deserialize)]
+struct BucketKey {
+    namespace: String,
+    bucket: String,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +155,37 @@ impl Catalogue for OpenSearchIndex {
             extractor: hit.source.extractor,
         };
         Ok(found.hits.hits.into_iter().map(entry).collect())
+    }
+
+    async fn owners(&self) -> Result<Vec<Owner>, SearchError> {
+        let path = format!("/{}/_search", in_path(&self.alias));
+        let (mut owners, mut after) = (Vec::new(), None);
+        loop {
+            let sources = ["namespace", "bucket"].map(|name| json!({ name: { "terms": { "field": name } } }));
+            let mut composite = json!({ "size": MAX_OWNERS, "sources": sources });
+            if let Some(after) = after.take() {
+                composite["after"] = after;
+            }
+            let body = json!({
+                "size": 0, "track_total_hits": false, "timeout": self.server_wait,
+                "aggs": { "owners": { "composite": composite } },
+            });
+            let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
+            let found: Grouped = serde_json::from_slice(&answer)
+                .map_err(|error| unavailable(format!("the reply cannot be read: {error}")))?;
+            if found.timed_out || found.shards.failed > 0 {
+                return Err(unavailable("only a part of the index answered"));
+            }
+            let Buckets { buckets, after_key } = found.aggregations.owners;
+            let more = buckets.len() == MAX_OWNERS;
+            owners.extend(
+                buckets.into_iter().map(|Bucket { key: BucketKey { namespace, bucket } }| Owner { namespace, bucket }),
+            );
+            match after_key.filter(|_| more) {
+                Some(key) => after = Some(key),
+                None => return Ok(owners),
+            }
+        }
     }
 
     async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError> {

@@ -5,9 +5,11 @@
 
 use serde_json::{Map, Value, json};
 
+use super::analyzer::Analyzer;
+
 /// Settings and mapping of a new index.
-pub(super) fn index_body() -> Value {
-    json!({ "settings": settings(), "mappings": { "dynamic": false, "properties": fields() } })
+pub(super) fn index_body(analyzer: Analyzer) -> Value {
+    json!({ "settings": settings(analyzer), "mappings": { "dynamic": false, "properties": fields(analyzer) } })
 }
 
 /// What the read alias shows: all that is not soft-deleted.
@@ -15,8 +17,8 @@ pub(super) fn not_deleted() -> Value {
     json!({ "bool": { "must_not": [{ "term": { "deleted": true } }] } })
 }
 
-fn settings() -> Value {
-    json!({
+fn settings(analyzer: Analyzer) -> Value {
+    let mut settings = json!({
         "number_of_shards": 1,
         // One copy as soon as there is a second node, and green on a single one.
         "auto_expand_replicas": "0-1",
@@ -35,7 +37,34 @@ fn settings() -> Value {
                 },
             },
         },
-    })
+    });
+    let analysis = &mut settings["analysis"];
+    match analyzer {
+        // The filters are those of the plugin's own analyzer. It alone would cut `n001x` into three, and find whatever
+        // has one of them: the dictionary knows no codes, and where letters and digits meet a word ends for it.
+        Analyzer::Kuromoji => {
+            analysis["char_filter"]["whole_codes"] = json!({ "type": "mapping", "mappings": digits_as_letters() });
+            analysis["analyzer"][analyzer.in_mapping()] = json!({
+                "type": "custom",
+                "char_filter": ["composed_kana", "whole_codes"],
+                "tokenizer": "kuromoji_tokenizer",
+                "filter": [
+                    "kuromoji_baseform", "kuromoji_part_of_speech", "cjk_width", "ja_stop", "kuromoji_stemmer", "lowercase",
+                ],
+            });
+        }
+        Analyzer::Icu | Analyzer::Cjk | Analyzer::Standard => {}
+    }
+    settings
+}
+
+/// Letters that the dictionary takes for such (Latin Extended-B), that no text has, and that have no other case.
+/// Queries take the same way, so that nobody ever sees them.
+fn digits_as_letters() -> Vec<String> {
+    let letters =
+        ['\u{1aa}', '\u{1ab}', '\u{1ba}', '\u{18d}', '\u{1be}', '\u{221}', '\u{234}', '\u{235}', '\u{236}', '\u{19b}'];
+    let digits = ('0'..='9').zip(letters).chain(('０'..='９').zip(letters));
+    digits.map(|(digit, letter)| format!("{digit} => {letter}")).collect()
 }
 
 /// Files that were uploaded from a Mac have `か` and a combining mark where everyone types `が`.
@@ -51,10 +80,9 @@ fn composed_kana() -> Vec<String> {
 
 /// The fields. Each `keyword` is cut off at 8,191 characters: longer ones would make Lucene refuse the document
 /// (32,766 bytes of UTF-8), and S3 keys have 1,024 bytes at most.
-fn fields() -> Value {
+fn fields(analyzer: Analyzer) -> Value {
     let exact = json!({ "type": "keyword", "ignore_above": 8191 });
-    // Bigrams: Japanese text is found by its words without a plugin. The choice of analyzers comes with migration.
-    let text = json!({ "type": "text", "analyzer": "cjk" });
+    let text = json!({ "type": "text", "analyzer": analyzer.in_mapping() });
     let mut fields = json!({
         "key": { "type": "keyword", "ignore_above": 8191,
                  "fields": { "name": { "type": "text", "analyzer": "file_name" } } },
@@ -100,11 +128,18 @@ pub(super) struct Drift {
     pub dynamic: bool,
 }
 
+impl Drift {
+    /// There is none.
+    pub(super) fn is_none(&self) -> bool {
+        self.conflicts.is_empty() && self.add.is_empty() && !self.dynamic
+    }
+}
+
 /// Compares the mapping of an index in use (the object under `mappings`) with ours. Fields of others are left alone.
-pub(super) fn drift(theirs: &Value) -> Drift {
+pub(super) fn drift(theirs: &Value, analyzer: Analyzer) -> Drift {
     let mut drift =
         Drift { dynamic: !matches!(theirs.get("dynamic"), Some(v) if v == "false" || v == false), ..Drift::default() };
-    let Value::Object(ours) = fields() else { return drift };
+    let Value::Object(ours) = fields(analyzer) else { return drift };
     for (name, our) in ours {
         let there = theirs.get("properties").and_then(|fields| fields.get(&name));
         match there.map(|there| field_drift(&name, &our, there)) {
@@ -148,7 +183,7 @@ mod tests {
     use super::*;
 
     fn ours() -> Value {
-        index_body()["mappings"].clone()
+        index_body(Analyzer::Cjk)["mappings"].clone()
     }
 
     #[test]
@@ -158,7 +193,7 @@ mod tests {
             message_id original_message_id request_id meta";
         let mut wanted: Vec<&str> = contract.split_whitespace().collect();
         wanted.sort_unstable();
-        let fields = fields();
+        let fields = fields(Analyzer::Kuromoji);
         let mut have: Vec<&str> = fields.as_object().unwrap().keys().map(String::as_str).collect();
         have.sort_unstable();
         assert_eq!(have, wanted);
@@ -170,7 +205,51 @@ mod tests {
         // As the server gives it back: `dynamic` as text.
         let mut back = ours();
         back["dynamic"] = json!("false");
-        assert_eq!(drift(&back), Drift::default());
+        assert_eq!(drift(&back, Analyzer::Cjk), Drift::default());
+    }
+
+    #[test]
+    fn an_index_is_known_by_its_analyzer_and_another_is_a_conflict_in_each_text_field() {
+        for analyzer in Analyzer::ALL {
+            let mut back = index_body(analyzer)["mappings"].clone();
+            back["dynamic"] = json!("false");
+            assert_eq!(Analyzer::of_mapping(&back), Some(analyzer));
+            for wanted in Analyzer::ALL {
+                let conflicts = drift(&back, wanted).conflicts;
+                assert_eq!(conflicts.len(), if wanted == analyzer { 0 } else { 3 }, "{conflicts:?}");
+            }
+        }
+        let theirs = json!({ "properties": { "content": { "type": "text", "analyzer": "their_own" } } });
+        assert_eq!(Analyzer::of_mapping(&theirs), None);
+        assert_eq!(Analyzer::of_mapping(&json!({ "properties": { "content": { "type": "text" } } })), None);
+    }
+
+    #[test]
+    fn only_what_is_chosen_is_in_the_settings_for_without_its_plugin_it_could_not_be_created() {
+        for analyzer in Analyzer::ALL {
+            let words = settings(analyzer).to_string();
+            assert_eq!(words.contains("kuromoji"), analyzer == Analyzer::Kuromoji, "{words}");
+            assert!(!words.contains("icu_"), "{words}");
+        }
+    }
+
+    #[test]
+    fn each_digit_has_a_letter_of_its_own_without_case() {
+        let rules = digits_as_letters();
+        let letters: std::collections::BTreeSet<char> = rules.iter().filter_map(|rule| rule.chars().last()).collect();
+        assert_eq!((rules.len(), letters.len()), (20, 10));
+        for letter in letters {
+            assert!(
+                letter.is_alphabetic()
+                    && letter.to_lowercase().eq([letter])
+                    && ('\u{180}'..='\u{236}').contains(&letter)
+            );
+        }
+        assert!(
+            rules[7].starts_with('7')
+                && rules[17].starts_with('７')
+                && rules[7].chars().last() == rules[17].chars().last()
+        );
     }
 
     #[test]
@@ -179,7 +258,7 @@ mod tests {
         back["properties"].as_object_mut().unwrap().remove("request_id");
         back["properties"]["key"].as_object_mut().unwrap().remove("fields");
         back["properties"]["theirs"] = json!({ "type": "keyword" });
-        let drift = drift(&back);
+        let drift = drift(&back, Analyzer::Cjk);
         assert_eq!(drift.add.keys().collect::<Vec<_>>(), ["key", "request_id"]);
         assert_eq!(drift.conflicts, Vec::<String>::new());
     }
@@ -191,7 +270,7 @@ mod tests {
         back["properties"]["content"] = json!({ "type": "text" });
         back["properties"]["meta"] = json!({ "properties": { "a": { "type": "text" } } });
         back["properties"]["key"]["fields"]["name"] = json!({ "type": "keyword" });
-        let drift = drift(&back);
+        let drift = drift(&back, Analyzer::Cjk);
         assert_eq!(
             drift.conflicts,
             [
@@ -209,7 +288,7 @@ mod tests {
         for (dynamic, expected) in [(json!(null), true), (json!("true"), true), (json!("false"), false)] {
             let mut back = ours();
             back["dynamic"] = dynamic.clone();
-            assert_eq!(drift(&back).dynamic, expected, "{dynamic}");
+            assert_eq!(drift(&back, Analyzer::Cjk).dynamic, expected, "{dynamic}");
         }
     }
 

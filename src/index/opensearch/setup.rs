@@ -12,13 +12,14 @@ use opensearch::http::headers::HeaderMap;
 use serde_json::{Value, json};
 
 use super::alias::Standing;
+use super::analyzer::{Analyzer, AnalyzerChoice, Taken};
 use super::mapping;
 use super::reply::whole_trouble;
 use super::wire::{Answer, Ask};
 use super::{OpenSearchIndex, in_path};
 
 /// An index is created across the cluster: that may take longer than a bulk request is allowed to.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One thing that was looked at.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +73,9 @@ pub enum SetupError {
     /// The names are in use for something else, or ambiguous: somebody has to decide. The text says how.
     #[error("{0}")]
     Names(String),
+    /// The analyzer that was asked for cannot be had. The text says what mends it.
+    #[error("{0}")]
+    Analyzer(String),
     /// OpenSearch does not answer, or not as hoped.
     #[error("search unavailable: {0}")]
     Unavailable(String),
@@ -79,7 +83,7 @@ pub enum SetupError {
 
 impl OpenSearchIndex {
     /// Makes what is missing, says what is there. Safe to run at any time and by many at once.
-    pub async fn setup_index(&self) -> Result<SetupReport, SetupError> {
+    pub async fn setup_index(&self, choice: AnalyzerChoice) -> Result<SetupReport, SetupError> {
         let mut steps = Vec::new();
         let read_alias = self.read_alias();
         let reading = self.standing(&read_alias).await?;
@@ -100,30 +104,36 @@ impl OpenSearchIndex {
                     self.alias, self.alias
                 )));
             }
-            Standing::Missing | Standing::Unreadable => match self.create_or_adopt(&mut steps).await? {
+            Standing::Missing | Standing::Unreadable => match self.create_or_adopt(choice, &mut steps).await? {
                 Some(index) => index,
                 // Created whole, by one request: nothing is left to compare.
                 None => return Ok(SetupReport { index: format!("{}-v1", self.alias), steps }),
             },
         };
-        self.settle_mapping(&index, &mut steps).await?;
+        self.settle_mapping(&index, choice, &mut steps).await?;
         self.settle_read_alias(&index, &read_alias, &mut steps).await?;
         Ok(SetupReport { index, steps })
     }
 
     /// `None` where the index was created with all that belongs to it.
-    async fn create_or_adopt(&self, steps: &mut Vec<SetupStep>) -> Result<Option<String>, SetupError> {
+    async fn create_or_adopt(
+        &self,
+        choice: AnalyzerChoice,
+        steps: &mut Vec<SetupStep>,
+    ) -> Result<Option<String>, SetupError> {
         let first = format!("{}-v1", self.alias);
         let versions = self.versions().await?;
         if versions.is_empty() {
-            let mut body = mapping::index_body();
+            let Taken { analyzer, why } = self.choose(choice).await?;
+            let mut body = mapping::index_body(analyzer);
             body["aliases"] = json!({
                 &self.alias: { "is_write_index": true },
                 self.read_alias(): { "filter": mapping::not_deleted() },
             });
             let answer = self.call(Method::Put, &format!("/{}", in_path(&first)), Some(body)).await?;
             if answer.status == 200 {
-                steps.push(SetupStep::Created(format!("index {first} with its mapping")));
+                let how = format!("index {first} with its mapping, text by analyzer {} ({why})", analyzer.as_str());
+                steps.push(SetupStep::Created(how));
                 steps.push(SetupStep::Created(format!("alias {} that writes to it", self.alias)));
                 steps.push(SetupStep::Created(format!("alias {} without deleted documents", self.read_alias())));
                 return Ok(None);
@@ -153,20 +163,32 @@ impl OpenSearchIndex {
         Ok(Some(index))
     }
 
-    async fn settle_mapping(&self, index: &str, steps: &mut Vec<SetupStep>) -> Result<(), SetupError> {
+    async fn settle_mapping(
+        &self,
+        index: &str,
+        choice: AnalyzerChoice,
+        steps: &mut Vec<SetupStep>,
+    ) -> Result<(), SetupError> {
         let path = format!("/{}/_mapping", in_path(index));
-        let answer = self.call(Method::Get, &path, None).await?;
-        let found: Option<Value> = serde_json::from_slice(&answer.body).ok();
-        let theirs = found.as_ref().and_then(|found| found.get(index)).and_then(|found| found.get("mappings"));
-        let (200, Some(theirs)) = (answer.status, theirs) else {
-            return Err(refused(&format!("cannot read the mapping of {index}"), &answer));
+        let theirs = self.mappings(index).await?;
+        let (analyzer, better) = match (choice, Analyzer::of_mapping(&theirs)) {
+            // Not a mistake: it was the best when the index was made, or somebody's choice.
+            (AnalyzerChoice::Auto, Some(has)) => {
+                let best = self.choose(choice).await?;
+                (has, (best.analyzer != has).then_some(best))
+            }
+            (AnalyzerChoice::Auto | AnalyzerChoice::Only(_), _) => (self.choose(choice).await?.analyzer, None),
         };
-        let drift = mapping::drift(theirs);
-        let fresh = drift.conflicts.is_empty() && drift.add.is_empty() && !drift.dynamic;
-        if fresh {
-            steps.push(SetupStep::Present(format!("mapping of {index}")));
+        let drift = mapping::drift(&theirs, analyzer);
+        if drift.is_none() {
+            let hint = better.map(|Taken { analyzer, why }| {
+                format!("; `worker migrate-index` would build the next index with {} ({why})", analyzer.as_str())
+            });
+            let hint = hint.unwrap_or_default();
+            steps.push(SetupStep::Present(format!("mapping of {index}, text by analyzer {}{hint}", analyzer.as_str())));
         }
-        let migrate = "an index cannot change that in place: create the next version, and move the aliases to it";
+        let migrate = "an index cannot change that in place: `worker migrate-index` builds the next version from the \
+                       records, and moves the aliases to it";
         steps.extend(drift.conflicts.iter().map(|told| SetupStep::Conflict(format!("{told} in {index}: {migrate}"))));
         if drift.dynamic {
             let answer = self.call(Method::Put, &path, Some(json!({ "dynamic": false }))).await?;
@@ -185,6 +207,16 @@ impl OpenSearchIndex {
             });
         }
         Ok(())
+    }
+
+    /// The object under `mappings`.
+    pub(super) async fn mappings(&self, index: &str) -> Result<Value, SetupError> {
+        let answer = self.call(Method::Get, &format!("/{}/_mapping", in_path(index)), None).await?;
+        let mut found: Option<Value> = serde_json::from_slice(&answer.body).ok();
+        match found.as_mut().and_then(|found| found.get_mut(index)?.get_mut("mappings")) {
+            Some(theirs) if answer.status == 200 => Ok(theirs.take()),
+            _ => Err(refused(&format!("cannot read the mapping of {index}"), &answer)),
+        }
     }
 
     async fn settle_read_alias(&self, index: &str, alias: &str, steps: &mut Vec<SetupStep>) -> Result<(), SetupError> {
@@ -214,7 +246,7 @@ impl OpenSearchIndex {
         if answer.status == 200 { Ok(()) } else { Err(refused(&format!("cannot set alias {alias}"), &answer)) }
     }
 
-    async fn standing(&self, name: &str) -> Result<Standing, SetupError> {
+    pub(super) async fn standing(&self, name: &str) -> Result<Standing, SetupError> {
         let answer = self.call(Method::Get, &format!("/{}/_alias", in_path(name)), None).await?;
         match answer.status {
             200 => match Standing::read(name, &answer.body) {
@@ -228,7 +260,7 @@ impl OpenSearchIndex {
     }
 
     /// Existing indices `{alias}-v<number>`.
-    async fn versions(&self) -> Result<Vec<String>, SetupError> {
+    pub(super) async fn versions(&self) -> Result<Vec<String>, SetupError> {
         let answer = self.call(Method::Get, &format!("/{}-v*/_alias", in_path(&self.alias)), None).await?;
         let found: Option<serde_json::Map<String, Value>> = serde_json::from_slice(&answer.body).ok();
         let (200, Some(found)) = (answer.status, found) else {
@@ -239,7 +271,7 @@ impl OpenSearchIndex {
         Ok(found.into_iter().map(|(name, _)| name).filter(numbered).collect())
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, SetupError> {
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, SetupError> {
         let timeout = self.request_timeout.max(PATIENCE);
         let body = body.map(|body| Bytes::from(body.to_string()));
         let ask = Ask { method, path, query: &[], headers: HeaderMap::new(), body, timeout };
@@ -247,17 +279,17 @@ impl OpenSearchIndex {
     }
 }
 
-fn taken(name: &str) -> SetupError {
+pub(super) fn taken(name: &str) -> SetupError {
     SetupError::Names(format!(
         "{name} is an index, and an alias of that name is needed: choose other names with OPENSEARCH_INDEX, or, if \
          nobody needs index {name}, delete it and run this again"
     ))
 }
 
-fn said(answer: &Answer) -> String {
+pub(super) fn said(answer: &Answer) -> String {
     whole_trouble(answer.status, &answer.body)
 }
 
-fn refused(what: &str, answer: &Answer) -> SetupError {
+pub(super) fn refused(what: &str, answer: &Answer) -> SetupError {
     SetupError::Unavailable(format!("{what}: {}", said(answer)))
 }

@@ -276,6 +276,38 @@ async fn an_unfit_document_is_refused_in_its_place_and_the_others_are_sent() {
     );
 }
 
+/// What `_analyze` says of a plugin, what is taken then, and how the refusal of a choice reads.
+#[tokio::test]
+async fn a_plugin_that_is_not_there_is_told_with_what_mends_it_and_auto_does_without() {
+    use AnalyzerChoice::{Auto, Only};
+    let absent = r#"{"error":{"type":"illegal_argument_exception","reason":"failed to find global tokenizer under [kuromoji_tokenizer]"},"status":400}"#;
+    let denied = r#"{"Message":"User is not authorized to perform: es:ESHttpPost"}"#;
+    let auto_absent = "auto: plugin analysis-kuromoji is not installed, plugin analysis-icu is not installed";
+    let cases = [
+        ("200 OK", r#"{"tokens":[]}"#, Auto, Ok((Analyzer::Kuromoji, "auto: plugin analysis-kuromoji is installed"))),
+        ("200 OK", r#"{"tokens":[]}"#, Only(Analyzer::Icu), Ok((Analyzer::Icu, "OPENSEARCH_ANALYZER=icu"))),
+        ("400 Bad Request", absent, Auto, Ok((Analyzer::Cjk, auto_absent))),
+        ("400 Bad Request", absent, Only(Analyzer::Cjk), Ok((Analyzer::Cjk, "OPENSEARCH_ANALYZER=cjk"))),
+        ("400 Bad Request", absent, Only(Analyzer::Kuromoji), Err("opensearch-plugin install analysis-kuromoji")),
+        ("400 Bad Request", absent, Only(Analyzer::Icu), Err("opensearch-plugin install analysis-icu")),
+        // Who may not ask takes what needs no plugin, and says so; a choice is tried.
+        ("403 Forbidden", denied, Auto, Ok((Analyzer::Cjk, "was not told (status 403"))),
+        ("403 Forbidden", denied, Only(Analyzer::Kuromoji), Ok((Analyzer::Kuromoji, "OPENSEARCH_ANALYZER=kuromoji"))),
+        ("503 Service Unavailable", "", Auto, Err("search unavailable: status 503")),
+    ];
+    for (status, body, choice, expected) in cases {
+        let (endpoint, _heard) = server(http(status, "", body)).await;
+        let taken = OpenSearchIndex::new(settings(&endpoint)).unwrap().choose(choice).await;
+        match (&taken, expected) {
+            (Ok(taken), Ok((analyzer, why))) => {
+                assert!(taken.analyzer == analyzer && taken.why.contains(why), "{choice:?}: {taken:?}");
+            }
+            (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{choice:?}: {error}"),
+            (Ok(_), Err(_)) | (Err(_), Ok(_)) => panic!("{choice:?}: {taken:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_never_answers_costs_one_request_timeout_and_no_more() {
     let (endpoint, mut heard) = server(None).await;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use quittance::index::SearchError;
-use quittance::index::catalogue::{Catalogue, Entry, Held, Removal, Stretch};
+use quittance::index::catalogue::{Catalogue, Entry, Held, Owner, Removal, Stretch};
 use quittance::message::DocumentId;
 use quittance::store::{
     Condition, DeleteReply, ListedPage, ObjectHead, OpenObject, Page, PutReply, Shelves, Store, StoreError,
@@ -50,7 +50,7 @@ impl Meddler {
         (meddler, is_reached, let_go)
     }
 
-    async fn pass<T>(&self, call: impl Future<Output = T>) -> T {
+    pub(super) async fn pass<T>(&self, call: impl Future<Output = T>) -> T {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         self.stop((number, Side::Before)).await;
         let reply = call.await;
@@ -117,6 +117,9 @@ impl Shelves for Meddler {
 
 #[async_trait]
 impl Catalogue for Meddler {
+    async fn owners(&self) -> Result<Vec<Owner>, SearchError> {
+        self.pass(self.search.owners()).await
+    }
     async fn entries(&self, stretch: &Stretch, limit: usize) -> Result<Vec<Entry>, SearchError> {
         self.pass(self.search.entries(stretch, limit)).await
     }
