@@ -8,6 +8,7 @@ use quittance::index::Search;
 use quittance::queue::sqs::{self, SqsQueue};
 use quittance::shutdown::{Signals, Stop};
 use quittance::start::CannotStart;
+use quittance::start::migrate::Wishes;
 use quittance::store::s3::{self, S3Store};
 use quittance::telemetry::{self, Identity};
 use quittance::{check, events, process, start};
@@ -51,6 +52,9 @@ fn main() -> ExitCode {
         match task {
             Task::Run | Task::ExtractChild => run(&config, &run_id).await,
             Task::SetupIndex => setup_index(&config).await,
+            Task::MigrateIndex { rebuild, leave_behind, json } => {
+                migrate_index(&config, Wishes { anew: rebuild, leave_behind, json }).await
+            }
             Task::Check { json } => doctor(&config, json).await,
         }
     });
@@ -114,6 +118,12 @@ async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
         }
         Err(error) => Err(start::no_index(&error)),
     }
+}
+
+async fn migrate_index(config: &WorkerConfig, wishes: Wishes) -> Result<u8, CannotStart> {
+    let (report, code) = start::migrate::migrate(config, &start::aws().await?, wishes).await?;
+    print!("{report}");
+    Ok(code)
 }
 
 async fn doctor(config: &WorkerConfig, json: bool) -> Result<u8, CannotStart> {

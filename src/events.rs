@@ -168,6 +168,17 @@ event!(
     }
 );
 event!(
+    /// How far a migration of the index is, every ten seconds and at each of its steps.
+    IndexMigration, "index_migration", INFO {
+        phase: &'static str, from: String, to: String, listed: u64, brought: u64, compared: u64, refused: u64, unclear: u64,
+        without_record: u64,
+    }
+);
+event!(
+    /// A record or document that a migration cannot bring into the next index.
+    MigrationTrouble, "migration_trouble", WARN { name: String, detail: String, }
+);
+event!(
     /// Something to know at start.
     Notice, "notice", WARN { detail: String, }
 );

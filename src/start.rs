@@ -40,6 +40,7 @@ use crate::settle::Desk;
 use crate::store::s3::{self, S3Store};
 use crate::store::{Store, StoreError, layout};
 
+pub mod migrate;
 pub mod parked;
 
 /// An outage never slows settlement by more than this, once (design §6).

@@ -1,21 +1,26 @@
 //! Index and records in step with the source: found out, and brought about, by an operator or a timer.
 //!
 //! Promises that nothing here writes a record or a document itself: what is wrong is repaired by sending work through the
-//! normal road (a message to the queue, a marker for the replay), which has its own promises (P3, P7, P8). The one
-//! exception is [`purge`], which takes tombstones away, each only at the revision it has read. Every run can be stopped
-//! after any step and goes on from where it was. Knows no receipt and no lease.
+//! normal road (a message to the queue, a marker for the replay), which has its own promises (P3, P7, P8). There are two
+//! exceptions: [`purge`], which takes tombstones away, each only at the revision it has read, and [`migrate`], which fills
+//! an index that nobody reads yet. Every run can be stopped after any step and goes on from where it was. Knows no receipt
+//! and no lease.
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::clock::WallClock;
 use crate::index::SearchError;
+use crate::index::succession::SuccessionError;
 use crate::message::s3_event::Source;
 use crate::queue::QueueError;
-use crate::store::StoreError;
+use crate::store::{ObjectHead, Store, StoreError, read_all};
 
 pub mod bodies;
 pub mod command;
 
+pub mod migrate;
 pub mod outbox;
 pub mod purge;
 pub mod reconcile;
@@ -33,6 +38,8 @@ const TRIES: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Own troubles without one answer between them: they are everybody's.
 const UNCLEAR_IN_A_ROW: u64 = 50;
+/// The largest record that is read.
+const RECORD_LIMIT: usize = 64 * 1024 * 1024;
 
 /// What is looked after: a part of a source bucket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,6 +94,15 @@ impl From<SearchError> for Trouble {
     }
 }
 
+impl From<SuccessionError> for Trouble {
+    fn from(error: SuccessionError) -> Self {
+        match error {
+            SuccessionError::Refused(why) => Self::Own(why),
+            SuccessionError::Unavailable(_) => Self::Sick(format!("OpenSearch: {error}")),
+        }
+    }
+}
+
 impl From<QueueError> for Trouble {
     fn from(error: QueueError) -> Self {
         Self::Sick(format!("SQS: {error}"))
@@ -112,6 +128,21 @@ async fn limited<T, E: Into<Trouble>>(call: impl Future<Output = Result<T, E>>) 
         Ok(ended) => ended.map_err(Into::into),
         Err(_) => Err(Trouble::Sick(format!("no answer within {CALL_LIMIT:?}"))),
     }
+}
+
+/// A whole object of the results bucket, of at most so many bytes; `None`: there is none.
+async fn read(
+    store: &dyn Store,
+    bucket: &str,
+    key: &str,
+    limit: usize,
+) -> Result<Option<(ObjectHead, Bytes)>, Trouble> {
+    patiently(|| async {
+        let Some(object) = store.get(bucket, key).await? else { return Ok(None) };
+        let head = object.head.clone();
+        Ok::<_, Trouble>(Some((head, read_all(object, limit).await?)))
+    })
+    .await
 }
 
 /// Changed so lately that work on it may be under way. A time that is not told is long ago.

@@ -18,6 +18,7 @@ use serde_json::Value;
 const UNIT: &str = include_str!("../systemd/quittance-worker.service");
 const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
 const UPKEEP: &str = include_str!("../deploy/iam-upkeep-policy.json");
+const MIGRATE: &str = include_str!("../deploy/iam-migrate-policy.json");
 const OPERATOR: &str = include_str!("../deploy/iam-operator-policy.json");
 const CARGO: &str = include_str!("../Cargo.toml");
 
@@ -335,6 +336,48 @@ fn the_upkeep_policy_sends_work_and_forgets_tombstones_and_writes_no_record() {
         ("es:ESHttpPost", index("files-search/_search"), true),
         ("es:ESHttpGet", index("files"), true),
         ("es:ESHttpDelete", index("files"), false),
+    ] {
+        assert_eq!(allows(&statements, action, &resource), expected, "{action} on {resource}");
+    }
+}
+
+#[test]
+fn the_migrations_policy_fills_an_index_and_moves_aliases_and_deletes_nothing() {
+    let absent = ["MAIN_QUEUE", "DEAD_LETTER_QUEUE", "SOURCE_BUCKET", "SOURCE_PREFIX", "NAMESPACE"];
+    let statements = statements_of(MIGRATE, &absent);
+    let namespace = Namespace::parse("default").unwrap();
+    let document = DocumentId::of(&namespace, "incoming", "in/a.txt");
+    let results = |key: &str| format!("arn:aws:s3:::results/{key}");
+    let record = results(&layout::record(&namespace, &document));
+    let errored = results(&layout::errored("2026-11-22", &namespace, &document, 1));
+    let index = |path: &str| format!("arn:aws:es:eu-central-1:111122223333:domain/search/{path}");
+    let (get, put, delete) = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject");
+    for (action, resource, expected) in [
+        ("s3:ListBucket", "arn:aws:s3:::results".to_owned(), true),
+        (get, record.clone(), true),
+        (put, record.clone(), false),
+        (delete, record, false),
+        (get, errored.clone(), true),
+        (put, errored.clone(), true),
+        (delete, errored, false),
+        (get, "arn:aws:s3:::incoming/in/a.txt".to_owned(), false), // no source file is read
+        (put, results(layout::PAUSE), false),
+        ("es:ESHttpGet", index("files"), true),
+        ("es:ESHttpGet", index("files/_alias"), true),
+        ("es:ESHttpGet", index("files-search/_alias"), true),
+        ("es:ESHttpGet", index("files-v*/_alias"), true),
+        ("es:ESHttpGet", index("files-v1/_mapping"), true),
+        ("es:ESHttpPut", index("files-v2"), true),
+        ("es:ESHttpPut", index("files-v2/_mapping"), true),
+        ("es:ESHttpPut", index("files"), false),
+        ("es:ESHttpPost", index("_aliases"), true),
+        ("es:ESHttpPost", index("_analyze"), true),
+        ("es:ESHttpPost", index("files/_bulk"), true),
+        ("es:ESHttpPost", index("files/_search"), true),
+        ("es:ESHttpPost", index("files-next/_bulk"), true),
+        ("es:ESHttpPost", index("files-next/_mget"), true),
+        ("es:ESHttpPost", index("files/_delete_by_query"), false),
+        ("es:ESHttpDelete", index("files-v1"), false),
     ] {
         assert_eq!(allows(&statements, action, &resource), expected, "{action} on {resource}");
     }

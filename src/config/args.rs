@@ -197,6 +197,20 @@ pub enum Task {
     Run,
     /// Create the OpenSearch index and its aliases from the built-in mapping.
     SetupIndex,
+    /// Build the next index from the records, while workers go on, and move both aliases to it.
+    #[command(after_help = MIGRATE_HELP)]
+    MigrateIndex {
+        /// Build the next index also where the one in use is as it should be.
+        #[arg(long)]
+        rebuild: bool,
+        /// Move also where searches lose something by it: documents that the new index refuses are parked under
+        /// errored-index/, records that cannot be read and documents without a record are not brought.
+        #[arg(long)]
+        leave_behind: bool,
+        /// Print the report as JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
     /// Examine queue, buckets and index; each finding with its fix.
     Check {
         /// Print the findings as JSON on stdout.
@@ -208,6 +222,19 @@ pub enum Task {
     ExtractChild,
 }
 
+const MIGRATE_HELP: &str = "\
+For another analyzer (OPENSEARCH_ANALYZER), for a mapping that a new version brings, or to build the index anew. No source
+file is read. Workers go on meanwhile; nothing that they write is missing in the end. All namespaces of the results bucket
+go along. Progress is in the log on stderr (index_migration), the report on stdout. It can be killed at any moment: the
+same command goes on. The old index is kept; the report says how to delete it. Rights: deploy/iam-migrate-policy.json.
+
+Examples:
+  OPENSEARCH_ANALYZER=kuromoji worker migrate-index
+  worker migrate-index --rebuild --json
+
+Exit codes: 0 the aliases have moved, or there was nothing to do · 64 · 75 stopped, or a dependency is sick: run it again ·
+78 somebody must decide; the report says what about";
+
 const AFTER_HELP: &str = "\
 Required variables (or their flags):
   SQS_QUEUE_URL, S3_BUCKET, SOURCE_BUCKETS, and OPENSEARCH_ENDPOINT unless SKIP_OPENSEARCH=true.
@@ -218,6 +245,7 @@ Examples:
   worker                                     run with what the environment says
   worker check                               what is missing, with the fix
   worker setup-index                         create the index, once
+  worker migrate-index                       build the next one, and move the aliases to it
   worker --source-buckets incoming,archive/2026/ --concurrency 128 run
   SKIP_OPENSEARCH=true worker run            no index for now: documents are parked
 

@@ -280,7 +280,7 @@ async fn outbox(url: &str, rate: u32, aws: &SdkConfig) -> Result<Outbox, CannotS
 }
 
 /// Ctrl-C, SIGTERM and a terminal that goes away: the batch in hand is finished.
-fn stop_on_signals() -> Result<CancellationToken, CannotStart> {
+pub(crate) fn stop_on_signals() -> Result<CancellationToken, CannotStart> {
     let cannot = |error: std::io::Error| CannotStart::missing(format!("cannot listen to signals: {error}"));
     let stop = CancellationToken::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {

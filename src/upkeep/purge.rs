@@ -14,12 +14,12 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ended, Halt, PAGE, TOGETHER, Trouble, is_young, patiently};
+use super::{Ended, Halt, PAGE, TOGETHER, Trouble, is_young, patiently, read};
 use crate::clock::WallClock;
 use crate::index::catalogue::{Catalogue, Removal};
 use crate::message::{DocumentId, Namespace};
 use crate::process::record::{Record, Standing};
-use crate::store::{DeleteReply, Shelves, layout, read_all};
+use crate::store::{DeleteReply, Shelves, layout};
 
 /// The youngest tombstone that may go: SQS keeps a message for 14 days at most, and its dead-letter queue for 14 more
 /// (a message that we dead-letter is a new one there). Until then an old event of the file may still arrive, and must
@@ -141,12 +141,8 @@ impl Purge {
 
     /// The record, if it is a tombstone and old enough by its own clock, too.
     async fn tombstone(&self, key: &str) -> Result<Option<Tombstone>, Trouble> {
-        let read = patiently(|| async {
-            let Some(object) = self.store.get(&self.results_bucket, key).await? else { return Ok(None) };
-            let head = object.head.clone();
-            Ok::<_, Trouble>(Some((head, read_all(object, 64 * 1024).await?)))
-        });
-        let Some((head, bytes)) = read.await? else { return Ok(None) };
+        let found = read(self.store.as_ref(), &self.results_bucket, key, 64 * 1024).await?;
+        let Some((head, bytes)) = found else { return Ok(None) };
         let record: Record = match serde_json::from_slice(&bytes) {
             Ok(record) => record,
             Err(error) => return Err(Trouble::Own(format!("is no record: {error}"))),

@@ -17,20 +17,20 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::{Outbox, Unsent};
 use super::verdict::{Finding, Road, verdict};
 use super::{
-    Area, Ended, Halt, PAGE, TOGETHER, Trouble, UNCLEAR_IN_A_ROW, bodies, is_directory_marker, is_young, patiently,
+    Area, Ended, Halt, PAGE, RECORD_LIMIT, TOGETHER, Trouble, UNCLEAR_IN_A_ROW, bodies, is_directory_marker, is_young,
+    patiently, read,
 };
 use crate::clock::{WallClock, date};
 use crate::index::catalogue::{Catalogue, Entry, Held, Stretch};
 use crate::index::park::{Lot, Parkable, Parking};
 use crate::message::{DocumentId, Namespace};
 use crate::process::record::{Record, Standing};
-use crate::store::{Listed, ObjectHead, Shelves, layout, read_all};
+use crate::store::{Listed, ObjectHead, Shelves, layout};
 
 pub use report::{Found, Report, Sink, Tally};
 
 mod report;
 
-const RECORD_LIMIT: usize = 64 * 1024 * 1024;
 /// Bodies of records in memory at once.
 const BODIES_TOGETHER: usize = 4;
 
@@ -382,12 +382,8 @@ impl Reconcile {
 
     async fn record(&self, id: &DocumentId) -> Result<Option<(ObjectHead, Record)>, Trouble> {
         let key = layout::record(&self.namespace, id);
-        let read = patiently(|| async {
-            let Some(object) = self.store.get(&self.results_bucket, &key).await? else { return Ok(None) };
-            let head = object.head.clone();
-            Ok::<_, Trouble>(Some((head, read_all(object, RECORD_LIMIT).await?)))
-        });
-        let Some((head, bytes)) = read.await? else { return Ok(None) };
+        let found = read(self.store.as_ref(), &self.results_bucket, &key, RECORD_LIMIT).await?;
+        let Some((head, bytes)) = found else { return Ok(None) };
         let record = serde_json::from_slice(&bytes);
         record.map(|record| Some((head, record))).map_err(|error| Trouble::Own(format!("{key} is no record: {error}")))
     }

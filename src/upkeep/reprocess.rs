@@ -10,13 +10,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Outbox, Unsent};
-use super::{Area, Ended, Halt, PAGE, Trouble, bodies, is_directory_marker, patiently};
+use super::{Area, Ended, Halt, PAGE, RECORD_LIMIT, Trouble, bodies, is_directory_marker, patiently, read};
 use crate::index::catalogue::{Catalogue, Stretch};
 use crate::message::{DocumentId, Namespace};
 use crate::process::record::Record;
-use crate::store::{Listed, Shelves, layout, read_all};
-
-const RECORD_LIMIT: usize = 64 * 1024 * 1024;
+use crate::store::{Listed, Shelves, layout};
 
 /// One run.
 pub struct Reprocess {
@@ -235,11 +233,8 @@ impl Reprocess {
     async fn recorded_extractor(&self, older: &Older, key: &str) -> Result<Option<String>, Trouble> {
         let id = DocumentId::of(&older.namespace, &self.area.bucket, key);
         let place = layout::record(&older.namespace, &id);
-        let read = patiently(|| async {
-            let Some(object) = self.store.get(&older.results_bucket, &place).await? else { return Ok(None) };
-            Ok::<_, Trouble>(Some(read_all(object, RECORD_LIMIT).await?))
-        });
-        let Some(bytes) = read.await? else { return Ok(None) };
+        let found = read(self.store.as_ref(), &older.results_bucket, &place, RECORD_LIMIT).await?;
+        let Some((_, bytes)) = found else { return Ok(None) };
         // What cannot be read is made anew.
         Ok(serde_json::from_slice::<Record>(&bytes).ok().and_then(|record| record.document.extractor))
     }

@@ -20,6 +20,7 @@ use crate::sim::{RESULTS, SOURCE, Setup, Site, World, document_id, record_key, u
 
 mod force;
 mod meddler;
+mod migrate;
 mod purge;
 mod reconcile;
 mod reprocessing;

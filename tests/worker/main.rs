@@ -20,6 +20,7 @@ mod dead_letters;
 mod faults;
 mod keys;
 mod main_job;
+mod migrate;
 mod outage;
 mod overwrite;
 mod parked;
