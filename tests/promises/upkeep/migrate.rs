@@ -60,6 +60,9 @@ impl Catalogue for Door {
     async fn owners(&self) -> Result<Vec<Owner>, SearchError> {
         self.meddler.pass(self.port.owners()).await
     }
+    async fn shows(&self, id: &DocumentId) -> Result<bool, SearchError> {
+        self.meddler.pass(self.port.shows(id)).await
+    }
     async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError> {
         self.meddler.pass(self.port.held(ids)).await
     }
