@@ -311,6 +311,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ("OPENSEARCH_INDEX", "..", "is not an index name", "lower-case"),
     ("OPENSEARCH_INDEX", "a,b", "is not an index name", "none of"),
     ("OPENSEARCH_INDEX", "a/_bulk", "is not an index name", "none of"),
+    ("OPENSEARCH_ANALYZER", "ngram", "\"ngram\" is not known", "give one of auto, kuromoji, icu, cjk, standard"),
     ("OPENSEARCH_AUTH", "kerberos", "\"kerberos\" is not known", "give one of none, basic, sigv4"),
     (
         "OPENSEARCH_USERNAME",

@@ -266,7 +266,7 @@ async fn at_every_step_files_may_change_and_the_migration_may_die() {
 /// Workers index all the while; calls take their time, fail, and lose their replies; the migration dies and is begun again.
 #[test]
 fn beside_busy_workers_and_killed_again_and_again_nothing_is_missing_in_the_end() {
-    for_seeds(0..40, |seed| async move {
+    for_seeds(0..25, |seed| async move {
         let site = Site::new(seed);
         let world = &site.world;
         let mut rng = fastrand::Rng::with_seed(seed);
