@@ -20,7 +20,7 @@ use crate::message::detail::{detail, printable};
 use crate::retry::Jitter;
 use crate::store::s3::{self, S3Store};
 use crate::upkeep::command::stop_on_signals;
-use crate::upkeep::migrate::{Migrate, Phase, Report, Sink, Way};
+use crate::upkeep::migrate::{Memory, Migrate, Phase, Report, Sink, Way};
 
 /// Between two lines of progress.
 const LINES: Duration = Duration::from_secs(10);
@@ -61,6 +61,7 @@ pub async fn migrate(config: &WorkerConfig, aws: &SdkConfig, wishes: Wishes) -> 
         clock: Arc::new(SystemClock),
         anew: wishes.anew,
         leave_behind: wishes.leave_behind,
+        memory: Memory::default(),
         stop,
     };
     let report = run.run(&mut Lines { last: None, told: 0 }).await;

@@ -10,7 +10,8 @@
 //!   key; so the last pass, or one before it, has read that record, in this state or a newer one. A bulk request which is
 //!   still on its way into the old index at that moment changes nothing: its records are as old.
 //! - A pass may skip what was recorded before the one before it began: that one has read it. The two clocks, S3's and ours,
-//!   need not agree: [`MARGIN`].
+//!   need not agree: [`MARGIN`]. What lies within it and was brought by this run in the state that is listed is not read
+//!   again ([`Memory`]).
 //! - Nothing older comes over something newer, whoever writes first: the external version is the record's revision, in both
 //!   indices (P8). So a pass may be cut short anywhere and begun again. A tombstone goes along as a tombstone.
 //!
@@ -34,11 +35,13 @@ use crate::index::bulk::Lane;
 use crate::index::catalogue::{Catalogue, Owner, Stretch};
 use crate::index::succession::{Begun, Pass, Progress, Succession};
 use crate::message::{DocumentId, Namespace};
-use crate::store::{Shelves, layout};
+use crate::store::{Listed, Shelves, layout};
 
+mod memory;
 mod one;
 mod report;
 
+pub use memory::Memory;
 use one::{Fate, Limits, One};
 pub use report::{End, Phase, Report, Sink, Tally};
 
@@ -85,6 +88,8 @@ pub struct Migrate {
     pub anew: bool,
     /// Moves also where searches lose something by it: what is refused is parked under `errored-index/`.
     pub leave_behind: bool,
+    /// What it has brought of late; empty to begin with.
+    pub memory: Memory,
     /// Asked between two records.
     pub stop: CancellationToken,
 }
@@ -185,7 +190,7 @@ impl Migrate {
             Phase::Last => self.note(new, progress).await?,
             Phase::First | Phase::Compare | Phase::Again => {}
         }
-        let due_from = progress.since_ms.saturating_sub(u64::try_from(MARGIN.as_millis()).unwrap_or(u64::MAX));
+        let (due_from, next_due_from) = (less_margin(progress.since_ms), less_margin(began_ms));
         let (limits, mut clean, mut noted) = (Limits::new(), true, Instant::now());
         loop {
             self.may_go_on()?;
@@ -193,16 +198,22 @@ impl Migrate {
             let page = patiently(|| self.store.list_objects(bucket, "processed/", after.as_deref(), PAGE)).await?;
             report.tally.listed += page.objects.len() as u64;
             let last = page.objects.last().map(|object| object.key.clone());
-            let due = page.objects.into_iter().filter(|object| object.modified_ms.is_none_or(|at| at >= due_from));
+            let is_due = |object: &Listed| object.modified_ms.is_none_or(|at| at >= due_from);
+            let due = page.objects.into_iter().filter(|object| is_due(object) && !self.memory.has(object));
             let one = One { of: self, lane, limits: &limits, parks: self.leave_behind || phase == Phase::Last };
             let mut fates = stream::iter(due)
                 .map(|object| async {
                     let fate = one.bring(&object).await;
-                    (object.key, fate)
+                    (object, fate)
                 })
                 .buffer_unordered(RECORDS_TOGETHER);
-            while let Some((key, fate)) = fates.next().await {
-                clean &= self.take(&key, fate?, &mut report.tally, sink)?;
+            while let Some((object, fate)) = fates.next().await {
+                let fate = fate?;
+                // The next pass would read it again, within the margin.
+                if matches!(fate, Fate::Brought) && object.modified_ms.is_none_or(|at| at >= next_due_from) {
+                    self.memory.keep(&object);
+                }
+                clean &= self.take(&object.key, fate, &mut report.tally, sink)?;
             }
             drop(fates);
             sink.progress(phase, report);
@@ -332,6 +343,10 @@ impl Migrate {
     fn may_go_on(&self) -> Result<(), Halt> {
         if self.stop.is_cancelled() { Err(Halt::Interrupted) } else { Ok(()) }
     }
+}
+
+fn less_margin(at_ms: u64) -> u64 {
+    at_ms.saturating_sub(u64::try_from(MARGIN.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Limits {
