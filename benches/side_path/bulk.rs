@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use quittance::index::bulk::{Class, Lane};
-use quittance::index::opensearch::{Auth, OpenSearchIndex, OpenSearchSettings};
+use quittance::index::opensearch::{Analyzer, AnalyzerChoice, Auth, OpenSearchIndex, OpenSearchSettings};
 use quittance::index::{IndexItem, ItemAnswer, ItemVerdict, Search as _};
 use quittance::message::{DocumentId, Namespace};
 use quittance::retry::Jitter;
@@ -68,7 +68,7 @@ async fn index() -> (Search, OpenSearchIndex) {
         connect_timeout: Duration::from_secs(2),
     };
     let index = OpenSearchIndex::new(settings).unwrap();
-    index.setup_index().await.unwrap();
+    index.setup_index(AnalyzerChoice::Only(Analyzer::Cjk)).await.unwrap();
     (Search::of(&name), index)
 }
 
