@@ -94,13 +94,26 @@ pub(super) async fn send(shared: &Shared, batch: Vec<Offered>, trial: bool, full
                 let again = hear(shared, &mut learnt, part, answers, begin, ended);
                 parts.extend(again);
             }
-            Err(SearchError::WholeRefused(why)) if part.offered.len() == 1 => {
+            Err(SearchError::TooLarge(why)) if part.offered.len() == 1 => {
                 ended(Ending::Answered);
                 shared.report(None); // it answers: this document is the problem
                 (learnt.at_work, learnt.refused_alone) = (true, true);
                 part.answer_all(&ItemVerdict::Refused(why));
             }
-            Err(SearchError::WholeRefused(why)) => {
+            Err(SearchError::WholeRefused(why)) if part.offered.len() == 1 => {
+                ended(Ending::Answered);
+                learnt.refused_alone = true;
+                if !shared.suspect(&part.offered) {
+                    part.answer_all(&ItemVerdict::Refused(why));
+                    continue;
+                }
+                // Nothing is taken any more: whoever answers refuses everything, and what is left is not tried.
+                shared.report(Some((begin, &why)));
+                part.answer_all(&ItemVerdict::Unclear(why.clone()));
+                let verdict = ItemVerdict::Systemic(why);
+                parts.drain(..).for_each(|mut part| part.answer_all(&verdict));
+            }
+            Err(SearchError::WholeRefused(why) | SearchError::TooLarge(why)) => {
                 ended(Ending::Answered);
                 learnt.split = true;
                 let second = part.offered.split_off(part.offered.len() / 2);

@@ -58,12 +58,12 @@ pub(super) fn classify(status: u16, body: &[u8], asked: &[DocumentId]) -> Result
     match status {
         200 => Ok(items(body, asked)),
         // A proxy in front refuses by size as well, in words of its own.
-        413 => Err(SearchError::WholeRefused(whole_trouble(status, body))),
+        413 => Err(SearchError::TooLarge(whole_trouble(status, body))),
         400 if whole_error(body).is_some_and(|error| !sick(&error)) => {
             Err(SearchError::WholeRefused(whole_trouble(status, body)))
         }
         429 if whole_error(body).is_some_and(|error| never_fits(&error)) => {
-            Err(SearchError::WholeRefused(whole_trouble(status, body)))
+            Err(SearchError::TooLarge(whole_trouble(status, body)))
         }
         // A full disk's is a block, and lasts; a proxy's has words of its own.
         429 if whole_error(body).is_none_or(|error| busy(&error)) => {

@@ -186,15 +186,15 @@ fn a_whole_reply_is_the_documents_fault_only_where_opensearch_says_so() {
         (400, os(400, "illegal_argument_exception", "Malformed action/metadata line [1]"), "refused"),
         (400, os(400, "action_request_validation_exception", "Validation Failed: 1: id is too long"), "refused"),
         (400, os(400, "parse_exception", "?"), "refused"),
-        (413, String::new(), "refused"),
-        (413, r#"{"Message":"Request size exceeded 10485760 bytes"}"#.into(), "refused"),
-        (413, "<html>nginx</html>".into(), "refused"),
+        (413, String::new(), "too large"),
+        (413, r#"{"Message":"Request size exceeded 10485760 bytes"}"#.into(), "too large"),
+        (413, "<html>nginx</html>".into(), "too large"),
         (400, os(400, "cluster_block_exception", "blocked by: [FORBIDDEN/8/index write (api)];"), "unavailable"),
         (400, os(400, "index_closed_exception", "closed"), "unavailable"),
         (400, "<html>The plain HTTP request was sent to HTTPS port</html>".into(), "unavailable"),
         (400, String::new(), "unavailable"),
         // what a real 3.8.0 with 512 MB answered to one document of 90 MB, and what it answers under load
-        (429, os(429, "rejected_execution_exception", &rejected(0, 94_372_089)), "refused"),
+        (429, os(429, "rejected_execution_exception", &rejected(0, 94_372_089)), "too large"),
         (429, os(429, "rejected_execution_exception", &rejected(50_000_000, 5_000_000)), "busy"),
         (429, os(429, "circuit_breaking_exception", "[parent] Data too large"), "busy"),
         (429, "<html>Too Many Requests</html>".into(), "busy"),
@@ -214,6 +214,7 @@ fn a_whole_reply_is_the_documents_fault_only_where_opensearch_says_so() {
     for (status, body, expected) in cases {
         let said = match classify(status, body.as_bytes(), &ids(&["a"])) {
             Err(SearchError::WholeRefused(_)) => "refused",
+            Err(SearchError::TooLarge(_)) => "too large",
             Err(SearchError::Busy(_)) => "busy",
             Err(SearchError::Unavailable(_)) => "unavailable",
             Ok(_) => "verdicts",
