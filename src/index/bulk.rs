@@ -5,7 +5,7 @@
 //! that a sick index is asked only now and then. Parks nothing, and knows no file.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -71,6 +71,8 @@ struct Shared {
     well: Mutex<Option<Instant>>,
     /// Documents with which a whole request was refused (400) since then.
     suspects: Mutex<BTreeSet<DocumentId>>,
+    /// The last document that was taken, fresh or replayed.
+    taken: Mutex<Option<DocumentId>>,
     pace: Mutex<Pace>,
     /// A slot is free, or the breaker has opened.
     changed: Notify,
@@ -98,6 +100,7 @@ impl Lane {
             breaker: Mutex::new(Breaker::new(HABITS)),
             well: Mutex::default(),
             suspects: Mutex::default(),
+            taken: Mutex::default(),
             pace: Mutex::new(Pace { aimd: Aimd::new(patience), outstanding: 0, replay: 0 }),
             changed: Notify::new(),
             jitter,
@@ -147,6 +150,19 @@ impl Lane {
         Arc::clone(waiting).acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await.ok()
     }
 
+    /// A document that was taken lately: offered once more, it shows whether the index still takes what is well.
+    pub fn witness(&self) -> Option<DocumentId> {
+        self.shared.taken().clone()
+    }
+
+    /// This one is no good as a witness any more.
+    pub fn unfit(&self, witness: &DocumentId) {
+        let mut taken = self.shared.taken();
+        if taken.as_ref() == Some(witness) {
+            *taken = None;
+        }
+    }
+
     /// How many documents may be brought now: any number, one (a try is due), or none.
     /// Only a written document closes the breaker: an index that answers a look may still refuse to write.
     pub fn room(&self) -> Room {
@@ -165,6 +181,10 @@ impl Shared {
 
     fn with_pace<T>(&self, act: impl FnOnce(&mut Pace) -> T) -> T {
         act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Option<DocumentId>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_open(&self) -> bool {

@@ -315,6 +315,38 @@ async fn a_sick_document_that_is_alone_is_given_up_too() {
     worker.stop().await;
 }
 
+/// Nothing else is parked, so that no replayed document shows that the index is well; fresh ones do, all the time.
+#[tokio::test(start_paused = true)]
+async fn sick_documents_that_are_parked_among_themselves_are_given_up_where_fresh_ones_are_taken() {
+    for (sick, quiet) in [("index", false), ("index", true), ("record", true)] {
+        let site = Site::new(25);
+        let keys = park(&site, 8);
+        match sick {
+            "index" => site.world.search.faults(|all| {
+                all.unclear = keys.iter().map(|key| (document_id(key), "500 npe: null".to_owned())).collect();
+            }),
+            _ => {
+                for key in &keys {
+                    let prefix = layout::record(&namespace(), &document_id(key));
+                    let (bucket, error) = (RESULTS.to_owned(), StoreError::Denied("AccessDenied".into()));
+                    site.world.store.inject(Rule { bucket, prefix, verb: Some(Verb::Get), error, times: None });
+                }
+            }
+        }
+        let worker = site.start("w", &Setup { replay_budget: budget(2), ..setup() });
+        if quiet {
+            sleep(HOUR / 2).await;
+            assert_eq!((parked(&site), under(&site, "errored-index/")), (8, 0), "{sick}: it may be an outage");
+        }
+        for n in 0..1_800 {
+            site.world.upload(&format!("fresh/{n}.txt"), "text", 1);
+            sleep(SECOND).await;
+        }
+        assert_eq!((parked(&site), under(&site, "errored-index/")), (0, 8), "{sick}, quiet at first: {quiet}");
+        worker.stop().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hundred_thousand_parked_documents_are_replayed_with_one_get_each_and_flat_memory() {
     const NUMBER: usize = 100_000;

@@ -149,7 +149,7 @@ fn hear(
     begin: Instant,
     ended: impl FnOnce(Ending),
 ) -> Option<Part> {
-    let (mut busy, mut at_work, mut trouble, mut unknown) = (false, false, None, Vec::new());
+    let (mut busy, mut at_work, mut trouble, mut unknown, mut taken) = (false, false, None, Vec::new(), None);
     let mut again = Part { offered: Vec::new(), tries: part.tries + 1, why: String::new() };
     let mut answers = answers.into_iter();
     for mut offered in part.offered {
@@ -158,6 +158,7 @@ fn hear(
             ItemAnswer::Durable => {
                 at_work = true;
                 offered.answer(ItemVerdict::Durable);
+                taken = Some(offered.item.document_id);
             }
             ItemAnswer::Refused(why) => {
                 at_work = true;
@@ -192,6 +193,9 @@ fn hear(
         (false, true) => Ending::Answered,
         (false, false) => Ending::Failed,
     });
+    if taken.is_some() {
+        *shared.taken() = taken;
+    }
     match (at_work, &trouble) {
         (true, _) => shared.report(None),
         (false, Some(why)) => shared.report(Some((begin, why))),

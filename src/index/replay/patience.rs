@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::DocumentId;
 use crate::retry::{Backoff, Jitter};
 
 /// Documents refused in a row, and none taken, that make it everybody's trouble.
@@ -53,13 +52,12 @@ pub struct Patience {
     budget: Budget,
     own: BTreeMap<String, Own>,
     refused: BTreeSet<String>,
-    witness: Option<DocumentId>,
 }
 
 impl Patience {
     /// Nothing is remembered yet.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, own: BTreeMap::new(), refused: BTreeSet::new(), witness: None }
+        Self { budget, own: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
     /// Whether a marker may be tried now.
@@ -86,17 +84,6 @@ impl Patience {
     /// A document was judged by the index: what others suffer is their own.
     pub fn somebody_was_taken(&mut self) {
         self.refused.clear();
-    }
-
-    /// A document that was taken: offered once more, it shows whether the index still takes what is well. So several sick
-    /// ones that are left among themselves come to an end.
-    pub fn witness(&self) -> Option<&DocumentId> {
-        self.witness.as_ref()
-    }
-
-    /// Another witness, or none.
-    pub fn call(&mut self, witness: Option<DocumentId>) {
-        self.witness = witness;
     }
 
     /// A marker was refused for an unclear reason.

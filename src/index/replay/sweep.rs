@@ -177,7 +177,6 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
             Fate::Indexed => {
                 patience.somebody_was_taken();
                 patience.gone(key);
-                patience.call(Some(one.marker.document_id.clone()));
                 tally.indexed += 1;
                 self.of.books.replayed(1);
             }
@@ -202,10 +201,12 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
         None
     }
 
+    /// Several sick ones that are left among themselves come to an end where a document that was taken before, by replay or
+    /// fresh, is taken still.
     async fn charge(&self, one: &One<'_>, patience: &mut Patience) -> Charge {
         let key = &one.marker.key;
         let charge = patience.refused(key, Instant::now(), &self.of.jitter);
-        let Some(witness) = patience.witness().filter(|_| charge == Charge::Everybodys).cloned() else { return charge };
+        let Some(witness) = self.of.lane.witness().filter(|_| charge == Charge::Everybodys) else { return charge };
         match one.testimony(&witness).await {
             Testimony::Taken => {
                 patience.somebody_was_taken();
@@ -213,7 +214,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
             }
             Testimony::NotNow => charge,
             Testimony::Unfit => {
-                patience.call(None);
+                self.of.lane.unfit(&witness);
                 charge
             }
         }
