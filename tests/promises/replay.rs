@@ -347,6 +347,23 @@ async fn sick_documents_that_are_parked_among_themselves_are_given_up_where_fres
     }
 }
 
+/// A firewall that does not like one document answers for all of its request; fresh documents are taken all the time.
+#[tokio::test(start_paused = true)]
+async fn a_document_with_which_every_request_is_turned_away_holds_up_no_other() {
+    let site = Site::new(26);
+    let keys = park(&site, 12);
+    // The first in line, and so in every sweep's first request.
+    let cursed = keys.iter().min_by_key(|key| document_id(key)).unwrap();
+    site.world.search.faults(|all| assert!(all.cursed.insert(document_id(cursed))));
+    let worker = site.start("w", &setup());
+    for n in 0..900 {
+        site.world.upload(&format!("fresh/{n}.txt"), "text", 1);
+        sleep(SECOND).await;
+    }
+    assert_eq!((indexed(&site, &keys), under(&site, "errored-index/")), (11, 0));
+    worker.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hundred_thousand_parked_documents_are_replayed_with_one_get_each_and_flat_memory() {
     const NUMBER: usize = 100_000;

@@ -82,10 +82,11 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
                 tally.trouble.get_or_insert(format!("{odd} is not the key of a marker"));
             }
             let now = Instant::now();
-            let all = batch.markers.len();
-            let mut due: Vec<_> =
-                batch.markers.into_iter().filter(|marker| patience.is_due(&marker.key, now)).collect();
-            tally.waiting += (all - due.len()) as u64;
+            let (mut due, later): (Vec<_>, Vec<_>) =
+                batch.markers.into_iter().partition(|marker| patience.is_due(&marker.key, now));
+            let apart = later.iter().filter(|marker| patience.stands_apart(&marker.key)).count();
+            tally.stuck += apart as u64;
+            tally.waiting += (later.len() - apart) as u64;
             if self.of.lane.room() == Room::One && !due.is_empty() {
                 // The one that finds out must not be the same each time: it may be what the index cannot take.
                 let turn = self.turn % due.len();
@@ -191,6 +192,11 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
             Fate::Beside => {
                 patience.lies_beside(key, Instant::now());
                 tally.waiting += 1;
+            }
+            Fate::Apart(why) => {
+                patience.apart(key, Instant::now(), &self.of.jitter);
+                tally.stuck += 1;
+                tally.trouble.get_or_insert(why);
             }
             Fate::Stuck(why) | Fate::Unclear(why) => {
                 tally.stuck += 1;
