@@ -36,8 +36,14 @@ const SICK: [&str; 14] = [
     "unavailable_shards_exception",
     "validation_exception",
 ];
-/// Set-up of alias, index or pipeline, under the type that a bad document's value has too.
-const SICK_ARGUMENT: [&str; 2] = ["no write index is defined for alias [", "pipeline with id ["];
+/// Set-up of alias, index or pipeline, or a shard that is full, under the type that a bad document's value has too.
+const SICK_ARGUMENT: [&str; 5] = [
+    "no write index is defined for alias [",
+    "pipeline with id [",
+    "only write ops with an op_type of create are allowed in data streams",
+    "Number of documents in the index can't exceed [",
+    "number of documents in the index cannot exceed ",
+];
 
 #[derive(Deserialize)]
 struct Reply<'a> {

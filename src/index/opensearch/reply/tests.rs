@@ -88,6 +88,17 @@ fn an_item_is_judged_by_its_error_and_not_by_its_status_alone() {
         (402, error("exception", "serverless: throttled"), "sick"),
         (404, error("document_missing_exception", "gone"), "unclear"),
         (400, error("illegal_argument_exception", "pipeline with id [clean] does not exist"), "sick"),
+        (
+            400,
+            error("illegal_argument_exception", "only write ops with an op_type of create are allowed in data streams"),
+            "sick",
+        ),
+        (
+            400,
+            error("illegal_argument_exception", "Number of documents in the index can't exceed [2147483519]"),
+            "sick",
+        ),
+        (400, error("illegal_argument_exception", "number of documents in the index cannot exceed 2147483519"), "sick"),
         (500, error("null_pointer_exception", "null"), "unclear"),
         (503, error("unavailable_shards_exception", "[t-v1][0] primary shard is not active Timeout: [5s]"), "sick"),
         (504, json!({}), "unclear"),
