@@ -8,11 +8,11 @@ use quittance::index::park::Marker;
 use quittance::store::{DeleteReply, Shelves, StoreError};
 use quittance::upkeep::Ended;
 use quittance::upkeep::purge::{Purge, Report, Tally};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::meddler::{Meddler, Side};
-use super::{DAY, Ears, HOUR, in_step, long_after, reconcile, setup, standing, work_off};
+use super::{DAY, Ears, HOUR, SECOND, in_step, long_after, reconcile, setup, standing, work_off};
 use crate::sim::worker::namespace;
 use crate::sim::{
     RESULTS, Rule, SOURCE, SearchAsk, Setup, Site, StoreAsk, Verb, World, document_id, record_key, until,
@@ -190,6 +190,33 @@ async fn where_the_store_has_no_conditional_delete_the_record_stays_and_that_is_
     let mut ears = Ears::default();
     reconcile(world, true).run(None, &mut ears).await;
     assert_eq!(ears.found, [], "a tombstone without a document is in step");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_is_stopped_between_two_records_and_the_next_one_ends_it() {
+    let site = Site::new(7);
+    let world = &site.world;
+    let keys: Vec<String> = (0..60).map(|n| format!("{n}")).collect();
+    keys.iter().for_each(|key| drop(world.upload(key, "text", 1)));
+    work_off(&site).await;
+    keys.iter().for_each(|key| drop(world.remove(key, 2)));
+    work_off(&site).await;
+    sleep(AGE + DAY).await;
+    world.store.faults(|faults| faults.delete.latency = (SECOND / 2, SECOND / 2));
+    let run = of(world);
+    let stop = run.stop.clone();
+    let told = async {
+        until("some are gone", HOUR, || world.store.keys(RESULTS, "processed/").len() < 50).await;
+        stop.cancel();
+        Instant::now()
+    };
+    let mut ears = Ears::default();
+    let (report, told) = tokio::join!(run.run(&mut ears), told);
+    assert!(told.elapsed() < 3 * SECOND, "{:?} after it was told", told.elapsed());
+    assert_eq!(report.ended, Ended::Interrupted);
+    world.store.heal();
+    assert_eq!(of(world).run(&mut Ears::default()).await.ended, Ended::Complete);
+    assert!(world.store.none(RESULTS, "processed/") && world.search.documents().is_empty());
 }
 
 /// What an old event finds afterwards is what it would have found before there was a record.
