@@ -465,6 +465,15 @@ async fn documents_over_the_bound_of_bytes_wait_for_a_place_and_never_longer_tha
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_bytes_of_replayed_documents_keep_no_fresh_one_out() {
+    let (told, lane) = lane();
+    told.mood(Mood::Hangs(1000 * SECOND));
+    let replayed = join_all((0..9).map(|number| lane.submit(item(number, GOOD, WAITING_BYTES / 8), Class::Replay)));
+    assert!(tokio::time::timeout(SECOND, replayed).await.is_err());
+    assert_eq!(lane.waiting[0].available_permits(), WAITING_BYTES / UNIT);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_index_slower_than_its_timeout_for_whole_batches_is_given_smaller_ones() {
     let (told, lane) = lane();
     told.mood(Mood::Works(SECOND / 2)); // 25 documents take longer than a request may

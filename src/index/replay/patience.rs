@@ -185,6 +185,7 @@ mod tests {
                 let charge = patience.refused(&format!("{n}"), now, &jitter);
                 let first = round == 0 && n < 4;
                 assert_eq!(charge, if first { Charge::Waits } else { Charge::Everybodys }, "{n} of round {round}");
+                assert!(!patience.is_due(&format!("{n}"), now), "{n} of round {round}: others are asked first");
             }
             now += Duration::from_secs(3_600);
         }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use quittance::index::catalogue::Catalogue;
 use quittance::index::park::Marker;
-use quittance::store::{DeleteReply, Shelves, StoreError};
+use quittance::message::MessageId;
+use quittance::process::record::Standing;
+use quittance::store::{Condition, DeleteReply, Shelves, Store as _, StoreError};
 use quittance::upkeep::Ended;
 use quittance::upkeep::purge::{Purge, Report, Tally};
 use tokio::time::{Instant, sleep};
@@ -246,6 +248,29 @@ async fn a_record_whose_metadata_and_body_disagree_is_no_tombstone() {
     assert_eq!(report.tally.tombstones, 2, "old and, by now, young");
     assert!(world.store.object(RESULTS, &record_key("live")).is_some());
     assert!(world.search.document(&document_id("live")).is_some());
+}
+
+/// The index knows better than the record (which was put back, say): nothing goes until reconcile has seen to it.
+#[tokio::test(start_paused = true)]
+async fn a_tombstone_that_the_index_is_ahead_of_stays_with_its_markers() {
+    let site = Site::new(8);
+    let world = &site.world;
+    prepare(&site).await;
+    let revision = standing(world, "old").unwrap().revision;
+    let left = marker(world, "retry-index", "old", revision);
+    world.search.forge(|_, documents| documents.get_mut(&document_id("old")).unwrap().revision += 5);
+    let tally = of(world).run(&mut Ears::default()).await.tally;
+    assert_eq!((tally.tombstones, tally.purged, tally.came_back), (1, 0, 1));
+    assert!(standing(world, "old").is_some() && world.search.document(&document_id("old")).is_some());
+    assert!(world.store.object(RESULTS, &left).is_some());
+    // Nor does a body that says tombstone where the metadata names a source.
+    world.search.forge(|_, documents| documents.get_mut(&document_id("old")).unwrap().revision -= 5);
+    let body = world.store.object(RESULTS, &record_key("old")).unwrap().body;
+    let metadata = Standing::metadata(revision, None, Some("an etag"), &MessageId("m".into()));
+    world.store.put(RESULTS, &record_key("old"), body, &metadata, Condition::None).await.unwrap();
+    sleep(AGE + DAY).await;
+    let tally = of(world).run(&mut Ears::default()).await.tally;
+    assert_eq!((tally.tombstones, standing(world, "old").is_some()), (1, true), "young alone, by now");
 }
 
 #[tokio::test(start_paused = true)]

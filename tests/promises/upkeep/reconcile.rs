@@ -1,6 +1,8 @@
 //! `redrive reconcile`: every way to be out of step is found, and brought back on the normal road.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use quittance::index::park::Marker;
 use quittance::store::layout;
@@ -9,6 +11,7 @@ use quittance::upkeep::reconcile::Reconcile;
 use quittance::upkeep::verdict::Finding;
 use tokio::time::Instant;
 
+use super::meddler::{Meddler, Side};
 use super::{Ears, HOUR, MINUTE, SECOND, in_step, long_after, outbox, reconcile, resume, setup, standing, work_off};
 use crate::sim::worker::namespace;
 use crate::sim::{
@@ -242,6 +245,49 @@ async fn a_run_is_stopped_between_pages_and_goes_on_where_it_was() {
     }
     assert!(runs >= 4, "{runs}");
     assert_eq!((seen.len(), seen.into_iter().collect::<BTreeSet<_>>()), (all.len(), all), "each once");
+}
+
+/// Without an age that would excuse it: what has another etag than was listed is not judged by what was listed.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_changes_between_list_and_look_is_no_finding() {
+    let site = Site::new(8);
+    let world = &site.world;
+    world.store.put_object(SOURCE, "new", "text");
+    long_after().await;
+    // List, entries, HEAD of the record: and then it is overwritten, as the second look finds.
+    let (ports, reached, go_on) = Meddler::new(world, (2, Side::After));
+    let ports = Arc::new(ports);
+    let run = Reconcile { store: ports.clone(), catalogue: ports, min_age: Duration::ZERO, ..reconcile(world, true) };
+    let mut ears = Ears::default();
+    let meddle = async {
+        reached.await.unwrap();
+        world.store.put_object(SOURCE, "new", "other text");
+        go_on.send(()).unwrap();
+    };
+    let (report, ()) = tokio::join!(run.run(None, &mut ears), meddle);
+    assert_eq!((report.tally.young, ears.found, writes(world)), (1, vec![], 0));
+    assert_eq!(report.ended, Ended::Complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_just_written_is_not_judged_and_a_file_that_was_emptied_is_no_folder() {
+    let site = Site::new(9);
+    let world = &site.world;
+    world.upload("emptied/", "text", 1);
+    work_off(&site).await;
+    world.store.put_object(SOURCE, "emptied/", "");
+    long_after().await;
+    // Written and removed in this minute, and not in the index yet.
+    world.upload("young", "text", 1);
+    site.drain(&Setup { search: false, ..setup() }).await;
+    world.store.remove_object(SOURCE, "young");
+    let mut ears = Ears::default();
+    reconcile(world, false).run(None, &mut ears).await;
+    assert_eq!(ears.sorted(), [(Finding::StaleRecord, "emptied/")]);
+    long_after().await;
+    let mut ears = Ears::default();
+    reconcile(world, false).run(None, &mut ears).await;
+    assert_eq!(ears.sorted(), [(Finding::StaleRecord, "emptied/"), (Finding::OrphanedRecord, "young")]);
 }
 
 /// Two hundred findings to be sent and as many to be parked, all on one page.
