@@ -69,9 +69,13 @@ pub enum ItemVerdict {
 /// A bulk request that has no per-item answers.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SearchError {
-    /// The request as a whole was refused (413, 400): some document in it is guilty.
+    /// The request as a whole was refused (400): some document in it is guilty, or whoever answers refuses everything.
     #[error("bulk request refused: {0}")]
     WholeRefused(String),
+    /// Refused for its size (413, or more than the cluster ever takes at once): some document in it is too large, or all
+    /// of them together are.
+    #[error("bulk request too large: {0}")]
+    TooLarge(String),
     /// 429: too much at the moment, for all of the request. Slower, and again.
     #[error("search is busy: {0}")]
     Busy(String),

@@ -155,6 +155,18 @@ impl Watch {
         }
     }
 
+    /// Until the fleet is paused. For a command that has looked once at its start; like a worker it goes on while S3 does not
+    /// answer.
+    pub async fn until_paused(self) {
+        loop {
+            tokio::time::sleep(self.jitter.half_to_one(LOOKS)).await;
+            match tokio::time::timeout(LOOK_LIMIT, self.file.look()).await {
+                Ok(Ok(Standing::Running) | Err(_)) | Err(_) => {}
+                Ok(Ok(Standing::Paused(_) | Standing::Unreadable { .. })) => return,
+            }
+        }
+    }
+
     fn obey(&self, gate: &Gate, standing: Standing) {
         match standing {
             Standing::Running => gate.resume(HAND, "redrive resume"),

@@ -329,6 +329,8 @@ fn the_upkeep_policy_sends_work_and_forgets_tombstones_and_writes_no_record() {
         (delete, parked, true),
         (put, errored.clone(), false),
         (delete, errored, true),
+        (get, results(layout::PAUSE), true),
+        (put, results(layout::PAUSE), false),
         (delete, results(layout::PAUSE), false),
         ("es:ESHttpPost", index("files/_search"), true),
         ("es:ESHttpPost", index("files/_mget"), true),

@@ -16,7 +16,7 @@ use quittance::message::ReceiptHandle;
 use quittance::queue::sqs::{self, SqsQueue};
 use quittance::queue::{BatchSize, Queue as _, QueueError};
 use quittance::store::s3::{self, S3Store};
-use quittance::store::{Store as _, StoreError, read_all};
+use quittance::store::{Page, Store as _, StoreError, read_all};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -230,4 +230,32 @@ async fn an_error_of_the_queue_never_quotes_a_receipt_handle() {
     };
     let error = peer(script).await.settling().delete(&[ReceiptHandle("h".into())]).await.unwrap_err();
     assert_eq!(error, QueueError::Refused("ReceiptHandleIsInvalid: The handle … is bad".into()));
+}
+
+#[tokio::test]
+async fn an_empty_page_of_a_listing_that_is_not_the_last_is_no_end() {
+    fn page(keys: &str, more: &str) -> Option<String> {
+        let body = format!(
+            r#"<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>b</Name><Prefix></Prefix>
+            <IsTruncated>{}</IsTruncated>{more}{keys}</ListBucketResult>"#,
+            !more.is_empty()
+        );
+        Some(http("200 OK", "content-type: application/xml\r\n", &body))
+    }
+    const MORE: &str = "<NextContinuationToken>next</NextContinuationToken>";
+    let peer = peer(|number, request| {
+        let first = request.lines().next().unwrap_or_default();
+        assert_eq!(first.contains("continuation-token=next"), number > 0, "{first}");
+        match number {
+            0 | 1 => page("", MORE),
+            _ => page("<Contents><Key>k</Key><Size>1</Size></Contents>", ""),
+        }
+    })
+    .await;
+    let store = S3Store::new(s3::client(&peer.shared));
+    let listed = store.list("b", "", Some("a"), 10).await;
+    assert_eq!(listed, Ok(Page { keys: vec!["k".into()], more: false }));
+    let nowhere = self::peer(|_, _| page("", " ")).await;
+    let listed = S3Store::new(s3::client(&nowhere.shared)).list("b", "", None, 10).await;
+    assert!(matches!(listed, Err(StoreError::Unavailable(_))), "{listed:?}");
 }

@@ -195,6 +195,18 @@ mod tests {
     }
 
     #[test]
+    fn well_answers_from_before_a_decrease_do_not_count_towards_the_next_increase() {
+        let mut aimd = Aimd::new(10 * SECOND);
+        one_by_one(&mut aimd, Ending::Answered, 50 * MS, 2 + 3 + 4 + 5 + 6 + 7 + 7);
+        assert_eq!(aimd.requests(), 8);
+        one_by_one(&mut aimd, Ending::Busy, 5 * MS, 1);
+        one_by_one(&mut aimd, Ending::Answered, 50 * MS, 3);
+        assert_eq!(aimd.requests(), 4);
+        one_by_one(&mut aimd, Ending::Answered, 50 * MS, 1);
+        assert_eq!(aimd.requests(), 5);
+    }
+
+    #[test]
     fn a_limit_that_nobody_used_up_does_not_grow() {
         let mut aimd = Aimd::new(10 * SECOND);
         one_by_one(&mut aimd, Ending::Busy, MS, 1);

@@ -4,7 +4,8 @@
 //! request timeout, that no more requests are outstanding than the index bears (`aimd`), abandoned ones included, and
 //! that a sick index is asked only now and then. Parks nothing, and knows no file.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -14,6 +15,7 @@ use super::aimd::Aimd;
 use super::{IndexItem, ItemVerdict, Search};
 use crate::breaker::{Breaker, Habits, Leave, Turn};
 use crate::events::{self, Event};
+use crate::message::DocumentId;
 use crate::retry::{Backoff, Jitter};
 use crate::spawn::tied;
 
@@ -35,6 +37,10 @@ const WAITING_REPLAY_BYTES: usize = 16 * 1024 * 1024;
 const UNIT: usize = 1024;
 /// A replayed document waits this many request timeouts for its turn: nine slots of the slowest index, its own, and some.
 const REPLAY_WAITS: u32 = 12;
+
+/// Distinct documents with which a whole request was refused, and none judged in between, that are no document's fault: as
+/// for messages (design §2).
+const EVERYBODY: usize = 5;
 
 /// Why a document was not sent.
 const OPEN: &str = "the index breaker is open";
@@ -63,6 +69,10 @@ struct Shared {
     breaker: Mutex<Breaker>,
     /// When it was last seen at work.
     well: Mutex<Option<Instant>>,
+    /// Documents with which a whole request was refused (400) since then.
+    suspects: Mutex<BTreeSet<DocumentId>>,
+    /// The last document that was taken, fresh or replayed.
+    taken: Mutex<Option<DocumentId>>,
     pace: Mutex<Pace>,
     /// A slot is free, or the breaker has opened.
     changed: Notify,
@@ -89,6 +99,8 @@ impl Lane {
             search,
             breaker: Mutex::new(Breaker::new(HABITS)),
             well: Mutex::default(),
+            suspects: Mutex::default(),
+            taken: Mutex::default(),
             pace: Mutex::new(Pace { aimd: Aimd::new(patience), outstanding: 0, replay: 0 }),
             changed: Notify::new(),
             jitter,
@@ -138,6 +150,19 @@ impl Lane {
         Arc::clone(waiting).acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await.ok()
     }
 
+    /// A document that was taken lately: offered once more, it shows whether the index still takes what is well.
+    pub fn witness(&self) -> Option<DocumentId> {
+        self.shared.taken().clone()
+    }
+
+    /// This one is no good as a witness any more.
+    pub fn unfit(&self, witness: &DocumentId) {
+        let mut taken = self.shared.taken();
+        if taken.as_ref() == Some(witness) {
+            *taken = None;
+        }
+    }
+
     /// How many documents may be brought now: any number, one (a try is due), or none.
     /// Only a written document closes the breaker: an index that answers a look may still refuse to write.
     pub fn room(&self) -> Room {
@@ -158,8 +183,21 @@ impl Shared {
         act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn taken(&self) -> MutexGuard<'_, Option<DocumentId>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_open(&self) -> bool {
         self.with_breaker(|breaker, _| breaker.is_open())
+    }
+
+    /// With this document a whole request was refused, and it alone; whether that is no fault of its own.
+    fn suspect(&self, alone: &[Offered]) -> bool {
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        if suspects.len() < EVERYBODY {
+            suspects.extend(alone.iter().map(|offered| offered.item.document_id.clone()));
+        }
+        suspects.len() >= EVERYBODY
     }
 
     /// `None` is well. Trouble is since when, and what: some in a row open the breaker, or one that has cost what they may
@@ -169,6 +207,7 @@ impl Shared {
         let turn = self.with_breaker(|breaker, now| match trouble {
             None => {
                 *well = Some(now);
+                self.suspects.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 breaker.success(now)
             }
             Some((began, _)) => {

@@ -34,6 +34,9 @@ const S3_MAX_KEY_BYTES: usize = 1_024;
 /// S3's limit of keys in one page.
 const S3_MAX_PAGE: usize = 1_000;
 
+/// Of a listing, in a row.
+const MOST_EMPTY_PAGES: usize = 100;
+
 /// The client for all buckets, with timeouts on everything but body streaming.
 pub fn client(shared: &SdkConfig) -> Client {
     let mut timeouts = TimeoutConfig::builder()
@@ -197,18 +200,36 @@ impl Shelves for S3Store {
         start_after: Option<&str>,
         limit: usize,
     ) -> Result<ListedPage, StoreError> {
-        let reply = self
-            .client
-            .list_objects_v2()
-            .bucket(bucket)
-            .prefix(prefix)
-            .set_start_after(start_after.map(str::to_owned))
-            .max_keys(i32::try_from(limit.clamp(1, S3_MAX_PAGE)).unwrap_or(1))
-            // Keys may hold what XML cannot carry (control characters, a bare CR).
-            .encoding_type(EncodingType::Url)
-            .send()
-            .await
-            .map_err(|error| judge(fault(&error)))?;
+        let mut from: Option<String> = None;
+        let mut empty = 0;
+        let reply = loop {
+            let reply = self
+                .client
+                .list_objects_v2()
+                .bucket(bucket)
+                .prefix(prefix)
+                .set_start_after(start_after.map(str::to_owned))
+                .set_continuation_token(from)
+                .max_keys(i32::try_from(limit.clamp(1, S3_MAX_PAGE)).unwrap_or(1))
+                // Keys may hold what XML cannot carry (control characters, a bare CR).
+                .encoding_type(EncodingType::Url)
+                .send()
+                .await
+                .map_err(|error| judge(fault(&error)))?;
+            // A page may be empty and not the last (among many delete markers, say): without a key to go on behind, it
+            // would look like the end.
+            if reply.is_truncated != Some(true) || reply.contents.as_ref().is_some_and(|contents| !contents.is_empty())
+            {
+                break reply;
+            }
+            empty += 1;
+            from = reply.next_continuation_token;
+            if from.is_none() || empty == MOST_EMPTY_PAGES {
+                return Err(StoreError::Unavailable(format!(
+                    "{empty} pages of a listing say that there is more, and name nothing"
+                )));
+            }
+        };
         let encoded = reply.encoding_type == Some(EncodingType::Url);
         let listed = |object: Object| {
             let key = object.key?;

@@ -1,7 +1,8 @@
 //! The upkeep commands of `redrive`: clients, signals, lines on the terminal, exit codes.
 //!
 //! Promises that findings and reports go to stdout and all else to stderr, that text from outside cannot drive the
-//! terminal, and that a run that did not end says how to go on. Decides nothing about a file.
+//! terminal, that what writes does not begin while the fleet is paused and stops between two steps when it is, and that a
+//! run that did not end says how to go on. Decides nothing about a file.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -22,8 +23,11 @@ use crate::config::{FindConfig, PurgeConfig, ReconcileConfig, ReprocessConfig, e
 use crate::events::{self, Event as _};
 use crate::index::opensearch::Hit;
 use crate::index::park::Parking;
+use crate::index::parked::{Answer, refused_by};
 use crate::message::detail::{detail, printable};
+use crate::pause::{PauseFile, Watch};
 use crate::queue::sqs::{self, SqsQueue};
+use crate::retry::Jitter;
 use crate::start::{self, CannotStart};
 use crate::store::s3::{self, S3Store};
 
@@ -42,6 +46,10 @@ pub struct Place {
 pub async fn reconcile(config: ReconcileConfig, place: Place) -> Result<u8, CannotStart> {
     let (aws, stop) = (start::aws().await?, stop_on_signals()?);
     let store = Arc::new(S3Store::new(s3::client(&aws)));
+    let paused = match pause(&place, store.clone(), config.repair.is_some(), &stop).await? {
+        Begin::Go(paused) => paused,
+        Begin::Refused(code) => return Ok(code),
+    };
     let index = start::index_client(&config.opensearch, &aws)?;
     start::look_at_bucket("S3_BUCKET", &place.results_bucket, store.as_ref()).await?;
     start::look_at_bucket("UPKEEP_BUCKET", &config.area.bucket, store.as_ref()).await?;
@@ -106,13 +114,17 @@ pub async fn reconcile(config: ReconcileConfig, place: Place) -> Result<u8, Cann
         out(&told(tally, repairs));
     }
     let command = format!("redrive reconcile{}{}", of_area(&config.area), if repairs { " --repair" } else { "" });
-    Ok(ending(ended, on.map(|on| command + &on), tally.is_well()))
+    Ok(ending(ended, &paused, on.map(|on| command + &on), tally.is_well()))
 }
 
 /// Has files worked on anew.
 pub async fn reprocess(config: ReprocessConfig, place: Place) -> Result<u8, CannotStart> {
     let (aws, stop) = (start::aws().await?, stop_on_signals()?);
     let store = Arc::new(S3Store::new(s3::client(&aws)));
+    let paused = match pause(&place, store.clone(), config.send.is_some(), &stop).await? {
+        Begin::Go(paused) => paused,
+        Begin::Refused(code) => return Ok(code),
+    };
     start::look_at_bucket("UPKEEP_BUCKET", &config.area.bucket, store.as_ref()).await?;
     let mut filter = String::new();
     let older_than = match config.older_than {
@@ -148,13 +160,17 @@ pub async fn reprocess(config: ReprocessConfig, place: Place) -> Result<u8, Cann
     let dry = if dry { " --dry-run" } else { "" };
     let resume = cursor.map(|key| format!(" --resume-from {}", shell(&key))).unwrap_or_default();
     let on = format!("redrive reprocess{}{filter}{dry}{resume}", of_area(&config.area));
-    Ok(ending(&ended, (!complete).then_some(on), tally.unclear == 0))
+    Ok(ending(&ended, &paused, (!complete).then_some(on), tally.unclear == 0))
 }
 
 /// Forgets what was removed long ago.
 pub async fn purge(config: PurgeConfig, place: Place) -> Result<u8, CannotStart> {
     let (aws, stop) = (start::aws().await?, stop_on_signals()?);
     let store = Arc::new(S3Store::new(s3::client(&aws)));
+    let paused = match pause(&place, store.clone(), !config.dry_run, &stop).await? {
+        Begin::Go(paused) => paused,
+        Begin::Refused(code) => return Ok(code),
+    };
     let index = start::index_client(&config.opensearch, &aws)?;
     start::look_at_bucket("S3_BUCKET", &place.results_bucket, store.as_ref()).await?;
     start::look_at_index(&index).await?;
@@ -191,7 +207,7 @@ pub async fn purge(config: PurgeConfig, place: Place) -> Result<u8, CannotStart>
     }
     let days = config.older_than.as_secs() / 86_400;
     let on = format!("redrive purge-tombstones --older-than {days}d");
-    Ok(ending(&ended, (!complete).then_some(on), tally.records_left + tally.unclear == 0))
+    Ok(ending(&ended, &paused, (!complete).then_some(on), tally.records_left + tally.unclear == 0))
 }
 
 /// Looks for words.
@@ -235,11 +251,17 @@ fn told(tally: &reconcile::Tally, repairs: bool) -> String {
     text
 }
 
-fn ending(ended: &Ended, on: Option<String>, well: bool) -> u8 {
+/// `paused`: cancelled when it was a pause that stopped the run.
+fn ending(ended: &Ended, paused: &CancellationToken, on: Option<String>, well: bool) -> u8 {
     let say = |why: &str| eprintln!("redrive: {why}; to go on: {}", on.as_deref().unwrap_or_default());
     match ended {
         Ended::Complete if well => exit::EX_OK,
         Ended::Complete => exit::EX_PARTIAL,
+        Ended::Interrupted if paused.is_cancelled() => {
+            let on = on.as_deref().unwrap_or_default();
+            eprintln!("redrive: the fleet was paused meanwhile (redrive status); to go on: redrive resume, then {on}");
+            exit::EX_PARTIAL
+        }
         Ended::Interrupted => {
             say("interrupted");
             exit::EX_INTERRUPTED
@@ -277,6 +299,41 @@ async fn outbox(url: &str, rate: u32, aws: &SdkConfig) -> Result<Outbox, CannotS
     let client = sqs::settling_client(aws);
     start::look_at_queue("SQS_QUEUE_URL", url, &client).await?;
     Ok(Outbox::new(Arc::new(SqsQueue::new(client, url)), rate))
+}
+
+/// Whether a run may begin.
+enum Begin {
+    /// It may; cancelled where a pause stopped it.
+    Go(CancellationToken),
+    /// The fleet is paused: with this exit code.
+    Refused(u8),
+}
+
+/// What writes obeys the pause of the fleet, as the replay does; a look is no work.
+async fn pause(
+    place: &Place,
+    store: Arc<S3Store>,
+    writes: bool,
+    stop: &CancellationToken,
+) -> Result<Begin, CannotStart> {
+    let paused = CancellationToken::new();
+    if !writes {
+        return Ok(Begin::Go(paused));
+    }
+    let file = PauseFile { store, bucket: place.results_bucket.clone() };
+    let standing = file.look().await.map_err(|error| start::no_pause_file(&file.bucket, &error))?;
+    if let Some(Answer { text, json, code }) = refused_by(standing) {
+        out(if place.json { json.trim_end() } else { text.trim_end() });
+        return Ok(Begin::Refused(code));
+    }
+    let watch = Watch { file, jitter: Arc::new(Jitter::from_entropy()) };
+    let (told, stop) = (paused.clone(), stop.clone());
+    tokio::spawn(async move {
+        watch.until_paused().await;
+        told.cancel();
+        stop.cancel();
+    });
+    Ok(Begin::Go(paused))
 }
 
 /// Ctrl-C, SIGTERM and a terminal that goes away: the batch in hand is finished.

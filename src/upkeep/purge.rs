@@ -44,7 +44,7 @@ pub struct Purge {
     pub dry_run: bool,
     /// For ages.
     pub clock: Arc<dyn WallClock>,
-    /// Asked between two pages.
+    /// Asked between two steps.
     pub stop: CancellationToken,
 }
 
@@ -109,9 +109,7 @@ impl Purge {
         let prefix = format!("processed/{}/", self.namespace);
         let mut after: Option<String> = None;
         loop {
-            if self.stop.is_cancelled() {
-                return Err(Halt::Interrupted);
-            }
+            self.may_go_on()?;
             let bucket = &self.results_bucket;
             let page = patiently(|| self.store.list_objects(bucket, &prefix, after.as_deref(), PAGE)).await?;
             report.tally.records += page.objects.len() as u64;
@@ -178,6 +176,7 @@ impl Purge {
         }
         // 3: the records.
         for tombstone in &gone {
+            self.may_go_on()?;
             let key = layout::record(&self.namespace, &tombstone.id);
             if report.unsupported.is_some() {
                 report.tally.records_left += 1;
@@ -205,6 +204,7 @@ impl Purge {
     ) -> Result<(), Halt> {
         let mut after: Option<String> = None;
         loop {
+            self.may_go_on()?;
             let page = patiently(|| self.store.list(&self.results_bucket, prefix, after.as_deref(), PAGE)).await?;
             for key in &page.keys {
                 let Some((id, revision)) = self.marker(key) else { continue };
@@ -227,6 +227,10 @@ impl Purge {
         let [_, _, namespace, id, revision] = parts[..] else { return None };
         let ours = namespace == self.namespace.as_str();
         ours.then(|| Some((DocumentId::parse(id)?, revision.strip_suffix(".json")?.parse().ok()?)))?
+    }
+
+    fn may_go_on(&self) -> Result<(), Halt> {
+        if self.stop.is_cancelled() { Err(Halt::Interrupted) } else { Ok(()) }
     }
 
     fn trouble(name: &str, trouble: Trouble, report: &mut Report, sink: &mut dyn Sink) -> Result<(), Halt> {

@@ -65,7 +65,7 @@ pub struct Reconcile {
     pub max_object_bytes: u64,
     /// For ages.
     pub clock: Arc<dyn WallClock>,
-    /// Asked between two pages.
+    /// Asked between two pages, and between two repairs.
     pub stop: CancellationToken,
 }
 
@@ -350,7 +350,11 @@ impl Reconcile {
     ) -> Result<(), Halt> {
         let Some(outbox) = &mut self.repair else { return Ok(()) };
         let (mut bodies, tally) = (Vec::new(), &mut report.tally);
+        // A page may be a thousand findings: whoever says stop is heard between two of them, and the page is looked at
+        // again by the next run.
+        let may_go_on = || if self.stop.is_cancelled() { Err(Halt::Interrupted) } else { Ok(()) };
         for (found, what) in repairs {
+            may_go_on()?;
             match (found.finding.road(), what) {
                 (Road::Park, Some(what)) => {
                     match self.parking.park(&what, Lot::Retry, &format!("reconcile: {}", found.finding.as_str())).await
@@ -364,6 +368,7 @@ impl Reconcile {
             }
         }
         for batch in bodies.chunks(outbox.batch()) {
+            may_go_on()?;
             match outbox.send(batch).await {
                 Ok(()) => tally.repaired_messages += batch.len() as u64,
                 Err(Unsent { sent, why }) => {

@@ -85,6 +85,22 @@ async fn what_is_refused_errs_and_is_told_with_exit_3() {
     assert!(answer.text.contains("redrive parked --errored"), "{answer:?}");
 }
 
+/// It holds the lease: nobody else replays what comes meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_is_parked_while_it_waits_for_a_sick_document_does_not_wait_as_long() {
+    let site = Site::new(11);
+    let keys = park(&site, 3);
+    site.world.search.faults(|all| drop(all.unclear.insert(document_id(&keys[0]), "500 npe".into())));
+    let mut setup = Setup { replay_budget: budget(2), ..Setup::default() };
+    setup.replay_budget.backoff.base = HOUR;
+    let operator = replay_now(&site, &setup);
+    until("the well ones are replayed", HOUR / 60, || indexed(&site, &keys) == 2).await;
+    marker(&site, &record(&site, "late.txt", 0, 7, false), 7, "retry-index");
+    until("the late one too", HOUR / 60, || indexed(&site, &["late.txt".to_owned()]) == 1).await;
+    let answer = operator.run.await.unwrap();
+    assert_eq!((answer.code, fields(&answer, ["replayed", "errored"])), (3, [json!(3), json!(1)]), "{answer:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_replayer_that_lives_refuses_it_with_his_name_and_one_that_is_dead_does_not() {
     let site = Site::new(3);

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quittance::pause::{Pause, PauseFile};
+use quittance::pause::{Pause, PauseFile, Watch};
+use quittance::retry::Jitter;
 use quittance::store::{StoreError, layout};
 use tokio::time::{Instant, sleep};
 
@@ -256,4 +257,26 @@ async fn the_first_pause_stands_and_a_race_has_one_winner() {
     let began = Instant::now();
     assert!(file.status().await.is_err() && file.pause(&one).await.is_err() && file.resume().await.is_err());
     assert!(began.elapsed() <= 100 * SECOND);
+}
+
+/// A command of upkeep: it has looked once, and then goes on until somebody pauses.
+#[tokio::test(start_paused = true)]
+async fn a_command_is_told_of_a_pause_within_five_seconds_and_of_no_outage() {
+    for written in ["a pause", "what cannot be read"] {
+        let site = Site::new(9);
+        let watch = Watch { file: file(&site), jitter: Arc::new(Jitter::seeded(9)) };
+        let told = tokio::spawn(watch.until_paused());
+        sleep(60 * SECOND).await;
+        let (bucket, prefix) = (RESULTS.to_owned(), layout::PAUSE.to_owned());
+        let error = StoreError::Unavailable("503".into());
+        site.world.store.inject(Rule { bucket, prefix, verb: None, error, times: None });
+        sleep(60 * SECOND).await;
+        assert!(!told.is_finished(), "the last known state stands");
+        site.world.store.heal();
+        match written {
+            "a pause" => drop(file(&site).pause(&pause("incident 7")).await.unwrap()),
+            _ => drop(site.world.store.put_object(RESULTS, layout::PAUSE, "{")),
+        }
+        tokio::time::timeout(5 * SECOND, told).await.unwrap().unwrap();
+    }
 }

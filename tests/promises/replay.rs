@@ -315,6 +315,104 @@ async fn a_sick_document_that_is_alone_is_given_up_too() {
     worker.stop().await;
 }
 
+/// Nothing else is parked, so that no replayed document shows that the index is well; fresh ones do, all the time.
+#[tokio::test(start_paused = true)]
+async fn sick_documents_that_are_parked_among_themselves_are_given_up_where_fresh_ones_are_taken() {
+    for (sick, quiet) in [("index", false), ("index", true), ("record", true)] {
+        let site = Site::new(25);
+        let keys = park(&site, 8);
+        match sick {
+            "index" => site.world.search.faults(|all| {
+                all.unclear = keys.iter().map(|key| (document_id(key), "500 npe: null".to_owned())).collect();
+            }),
+            _ => {
+                for key in &keys {
+                    let prefix = layout::record(&namespace(), &document_id(key));
+                    let (bucket, error) = (RESULTS.to_owned(), StoreError::Denied("AccessDenied".into()));
+                    site.world.store.inject(Rule { bucket, prefix, verb: Some(Verb::Get), error, times: None });
+                }
+            }
+        }
+        let worker = site.start("w", &Setup { replay_budget: budget(2), ..setup() });
+        if quiet {
+            sleep(HOUR / 2).await;
+            assert_eq!((parked(&site), under(&site, "errored-index/")), (8, 0), "{sick}: it may be an outage");
+        }
+        for n in 0..1_800 {
+            site.world.upload(&format!("fresh/{n}.txt"), "text", 1);
+            sleep(SECOND).await;
+        }
+        assert_eq!((parked(&site), under(&site, "errored-index/")), (0, 8), "{sick}, quiet at first: {quiet}");
+        worker.stop().await;
+    }
+}
+
+/// A firewall that does not like one document answers for all of its request. Where fresh documents are taken all the time,
+/// the breaker stays closed; where it has opened, one document finds out for all, and not the same one each time.
+#[tokio::test(start_paused = true)]
+async fn a_document_with_which_every_request_is_turned_away_holds_up_no_other() {
+    turned_away(true).await;
+    turned_away(false).await;
+}
+
+async fn turned_away(fresh: bool) {
+    let site = Site::new(26);
+    let keys = park(&site, 12);
+    // The first in line, and so in every sweep's first request.
+    let cursed = keys.iter().min_by_key(|key| document_id(key)).unwrap();
+    site.world.search.faults(|all| assert!(all.cursed.insert(document_id(cursed))));
+    if !fresh {
+        site.world.search.down_for(60 * SECOND);
+    }
+    let worker = site.start("w", &setup());
+    for n in 0..900 {
+        if fresh {
+            site.world.upload(&format!("fresh/{n}.txt"), "text", 1);
+        }
+        sleep(SECOND).await;
+    }
+    assert_eq!((indexed(&site, &keys), under(&site, "errored-index/")), (11, 0), "fresh ones: {fresh}");
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_witness_whose_record_is_gone_proves_nothing_against_the_others() {
+    let site = Site::new(27);
+    let taken = park(&site, 1);
+    let worker = site.start("w", &Setup { replay_budget: budget(2), ..setup() });
+    until("it is taken", HOUR, || parked(&site) == 0).await;
+    site.world.store.remove_object(RESULTS, &layout::record(&namespace(), &document_id(&taken[0])));
+    let keys: Vec<String> = (0..8).map(|n| format!("later {n}.txt")).collect();
+    site.world.search.faults(|all| {
+        all.unclear = keys.iter().map(|key| (document_id(key), "500 npe: null".to_owned())).collect();
+    });
+    keys.iter().for_each(|key| drop(marker(&site, &record(&site, key, 0, 7, false), 7, "retry-index")));
+    sleep(10 * HOUR).await;
+    assert_eq!((parked(&site), under(&site, "errored-index/")), (8, 0));
+    worker.stop().await;
+}
+
+/// Nobody can say whether another has taken it over.
+#[tokio::test(start_paused = true)]
+async fn a_replayer_whose_beats_are_not_acknowledged_stops_before_anybody_may_take_over() {
+    let site = Site::new(28);
+    let keys = park(&site, 3_000);
+    slow_index(&site, 2_000);
+    let worker = site.start("w", &setup());
+    until("it replays", HOUR, || indexed(&site, &keys) > 100).await;
+    let (bucket, prefix) = (RESULTS.to_owned(), layout::REPLAY.to_owned());
+    let error = StoreError::Unavailable("503".into());
+    site.world.store.inject(Rule { bucket, prefix, verb: Some(Verb::Put), error, times: None });
+    sleep(62 * SECOND).await;
+    let given_up = Instant::now();
+    sleep(40 * SECOND).await;
+    assert_eq!(gets(&site, "processed/").iter().filter(|(at, ..)| *at >= given_up).count(), 0);
+    assert!(parked(&site) > 0);
+    site.world.store.heal();
+    until("all are replayed", HOUR, || parked(&site) == 0).await;
+    worker.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hundred_thousand_parked_documents_are_replayed_with_one_get_each_and_flat_memory() {
     const NUMBER: usize = 100_000;

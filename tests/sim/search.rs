@@ -33,6 +33,10 @@ pub struct SearchFaults {
     pub unclear: BTreeMap<DocumentId, String>,
     /// Documents that make the index refuse any request they are in.
     pub poison: BTreeSet<DocumentId>,
+    /// Every request is refused as a whole (400), whatever is in it: a proxy with a bad rule.
+    pub refuse_all: bool,
+    /// Documents for which any request they are in is answered as if all were sick: a firewall that does not like them.
+    pub cursed: BTreeSet<DocumentId>,
     /// More items than this in a request: refused as a whole (413).
     pub most_items: Option<usize>,
     /// Share of items turned away with a 429, without effect.
@@ -303,16 +307,19 @@ impl State {
     }
 
     fn bulk(&mut self, items: &[IndexItem], fate: Fate, to: Option<u32>) -> Result<Vec<ItemAnswer>, SearchError> {
-        let refused = |why: &str| Err(SearchError::WholeRefused(why.into()));
         let Some(to) = to else {
             let missing = || ItemAnswer::Sick("404 index_not_found_exception".into());
             return Ok(items.iter().map(|_| missing()).collect());
         };
         if self.faults.most_items.is_some_and(|most| items.len() > most) {
-            return refused("413 request too large");
+            return Err(SearchError::TooLarge("413 request too large".into()));
         }
-        if items.iter().any(|item| self.faults.poison.contains(&item.document_id)) {
-            return refused("400 malformed request");
+        let any = |of: &BTreeSet<DocumentId>| items.iter().any(|item| of.contains(&item.document_id));
+        if self.faults.refuse_all || any(&self.faults.poison) {
+            return Err(SearchError::WholeRefused("400 malformed request".into()));
+        }
+        if any(&self.faults.cursed) {
+            return Err(SearchError::Unavailable("403 of a firewall".into()));
         }
         let reached = match fate {
             Fate::LoseReply if self.faults.half_applied => self.rng.usize(0..items.len().max(1)),

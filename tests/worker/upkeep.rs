@@ -149,6 +149,48 @@ async fn an_interrupted_reprocess_finishes_its_batch_and_says_how_to_go_on() {
     assert_eq!((rest.code, world.depth(&world.queue).await.0), (0, 40), "each once: {rest:?}");
 }
 
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn what_writes_obeys_the_pause_before_it_begins_and_while_it_runs() {
+    let world = World::silent().await;
+    let files = text_files(40);
+    world.put_all(&files).await;
+    let redrive = |arguments: &[&str]| world.launch().redrive(arguments);
+    let pause = ["pause", "--reason", "incident 7", "--by", "ada"];
+    assert_eq!(redrive(&pause).code, 0);
+    for writes in [&["reprocess"][..], &["reconcile", "--repair"], &["purge-tombstones", "--older-than", "45d"]] {
+        let refused = redrive(writes);
+        assert!(refused.code == 4 && refused.stdout.contains("paused by ada"), "{writes:?}: {refused:?}");
+        assert!(refused.stdout.contains("to go on: redrive resume"), "{refused:?}");
+        let told: Value = serde_json::from_str(&redrive(&[writes, &["--json"]].concat()).stdout).unwrap();
+        assert_eq!((&told["ended"], &told["paused_by"]), (&"refused".into(), &"ada".into()), "{writes:?}");
+    }
+    for (looks, code) in [(&["reprocess", "--dry-run"][..], 0), (&["reconcile", "--min-age", "0"], 3)] {
+        let look = redrive(looks);
+        assert_eq!(look.code, code, "to look is no work: {look:?}");
+    }
+    assert_eq!(world.depth(&world.queue).await, (0, 0, 0));
+    redrive(&["resume"]);
+    let child = world.launch().spawn_redrive(&["reprocess", "--rate", "2"]);
+    eventually("some messages", LONG, async || {
+        let depth = world.depth(&world.queue).await;
+        holds(depth.0 >= 4, depth)
+    })
+    .await;
+    assert_eq!(redrive(&pause).code, 0);
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(3), "{stderr}");
+    let sent = world.depth(&world.queue).await.0 as usize;
+    assert!(sent < 40, "{sent}");
+    let last = format!("batch/{:03}.txt", sent - 1);
+    let on = format!("redrive resume, then redrive reprocess --bucket {} --resume-from '{last}'", world.source);
+    assert!(stderr.contains("paused meanwhile") && stderr.contains(&on), "{stderr}");
+    redrive(&["resume"]);
+    let rest = redrive(&["reprocess", "--resume-from", &last]);
+    assert_eq!((rest.code, world.depth(&world.queue).await.0), (0, 40), "each once: {rest:?}");
+}
+
 struct Silent;
 
 impl Sink for Silent {

@@ -21,8 +21,8 @@ Examples:
   redrive purge-tombstones --older-than 45d --dry-run
   redrive purge-tombstones --older-than 45d
 
-Exit codes: 0 all old tombstones are gone · 3 some are left · 64 · 75 a dependency is sick (run it again) · 78 ·
-130 interrupted (run it again)";
+Exit codes: 0 all old tombstones are gone · 3 some are left, or the fleet was paused meanwhile · 4 refused: the fleet is
+paused · 64 · 75 a dependency is sick (run it again) · 78 · 130 interrupted (run it again)";
 
 const DAY: u64 = 86_400;
 

@@ -25,8 +25,9 @@ Examples:
   redrive reconcile --bucket incoming --prefix 2026/ --repair
   redrive reconcile --repair --json > findings.ndjson     daily, by a timer
 
-Exit codes: 0 in step, or all found was put on its way · 3 something was found, or is left · 64 · 75 a dependency is
-sick (it says how to go on) · 78 · 130 interrupted (it says how to go on)";
+Exit codes: 0 in step, or all found was put on its way · 3 something was found, or is left, or the fleet was paused
+meanwhile · 4 refused: --repair while the fleet is paused · 64 · 75 a dependency is sick · 78 · 130 interrupted; where it
+ends early it says how to go on";
 
 /// What was typed.
 #[derive(Args, Clone, PartialEq, Eq)]

@@ -21,8 +21,8 @@ Examples:
   redrive reprocess --bucket incoming --prefix 2025/ --rate 50    the first backfill of a full bucket
   redrive reprocess --bucket incoming --extractor-older-than 2    after a better extractor
 
-Exit codes: 0 all sent · 3 some could not be judged · 64 · 75 a dependency is sick (it says how to go on) · 78 ·
-130 interrupted (it says how to go on)";
+Exit codes: 0 all sent · 3 some could not be judged, or the fleet was paused meanwhile · 4 refused: the fleet is paused ·
+64 · 75 a dependency is sick · 78 · 130 interrupted; where it ends early it says how to go on";
 
 /// What was typed.
 #[derive(Args, Clone, PartialEq, Eq)]

@@ -94,13 +94,26 @@ pub(super) async fn send(shared: &Shared, batch: Vec<Offered>, trial: bool, full
                 let again = hear(shared, &mut learnt, part, answers, begin, ended);
                 parts.extend(again);
             }
-            Err(SearchError::WholeRefused(why)) if part.offered.len() == 1 => {
+            Err(SearchError::TooLarge(why)) if part.offered.len() == 1 => {
                 ended(Ending::Answered);
                 shared.report(None); // it answers: this document is the problem
                 (learnt.at_work, learnt.refused_alone) = (true, true);
                 part.answer_all(&ItemVerdict::Refused(why));
             }
-            Err(SearchError::WholeRefused(why)) => {
+            Err(SearchError::WholeRefused(why)) if part.offered.len() == 1 => {
+                ended(Ending::Answered);
+                learnt.refused_alone = true;
+                if !shared.suspect(&part.offered) {
+                    part.answer_all(&ItemVerdict::Refused(why));
+                    continue;
+                }
+                // Nothing is taken any more: whoever answers refuses everything, and what is left is not tried.
+                shared.report(Some((begin, &why)));
+                part.answer_all(&ItemVerdict::Unclear(why.clone()));
+                let verdict = ItemVerdict::Systemic(why);
+                parts.drain(..).for_each(|mut part| part.answer_all(&verdict));
+            }
+            Err(SearchError::WholeRefused(why) | SearchError::TooLarge(why)) => {
                 ended(Ending::Answered);
                 learnt.split = true;
                 let second = part.offered.split_off(part.offered.len() / 2);
@@ -136,7 +149,7 @@ fn hear(
     begin: Instant,
     ended: impl FnOnce(Ending),
 ) -> Option<Part> {
-    let (mut busy, mut at_work, mut trouble, mut unknown) = (false, false, None, Vec::new());
+    let (mut busy, mut at_work, mut trouble, mut unknown, mut taken) = (false, false, None, Vec::new(), None);
     let mut again = Part { offered: Vec::new(), tries: part.tries + 1, why: String::new() };
     let mut answers = answers.into_iter();
     for mut offered in part.offered {
@@ -145,6 +158,7 @@ fn hear(
             ItemAnswer::Durable => {
                 at_work = true;
                 offered.answer(ItemVerdict::Durable);
+                taken = Some(offered.item.document_id);
             }
             ItemAnswer::Refused(why) => {
                 at_work = true;
@@ -179,6 +193,9 @@ fn hear(
         (false, true) => Ending::Answered,
         (false, false) => Ending::Failed,
     });
+    if taken.is_some() {
+        *shared.taken() = taken;
+    }
     match (at_work, &trouble) {
         (true, _) => shared.report(None),
         (false, Some(why)) => shared.report(Some((begin, why))),

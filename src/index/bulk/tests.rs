@@ -39,6 +39,8 @@ enum Mood {
     Full,
     /// 413 to more documents than this.
     Takes(usize),
+    /// 400 to everything.
+    Refuses,
     /// One after the other, each document in this time.
     Works(Duration),
 }
@@ -90,8 +92,12 @@ impl Told {
                 return unavailable("no answer");
             }
             Mood::Full => return Err(SearchError::Busy("429 rejected".into())),
-            Mood::Takes(most) if items.len() > most => return Err(SearchError::WholeRefused("413".into())),
+            Mood::Takes(most) if items.len() > most => return Err(SearchError::TooLarge("413".into())),
             Mood::Takes(_) => {}
+            Mood::Refuses => {
+                sleep(Duration::from_millis(5)).await;
+                return Err(SearchError::WholeRefused("400".into()));
+            }
             Mood::Works(each) => {
                 let until = {
                     let mut state = self.state.lock().unwrap();
@@ -102,7 +108,7 @@ impl Told {
             }
         }
         if items.iter().any(|item| item.revision == POISON) {
-            return Err(SearchError::WholeRefused("413".into()));
+            return Err(SearchError::WholeRefused("400".into()));
         }
         let mut state = self.state.lock().unwrap();
         let mut answers = Vec::new();
@@ -187,12 +193,48 @@ async fn a3_2_one_poison_among_a_hundred_is_found_in_fifteen_requests_and_the_ot
         let (told, lane) = lane();
         let verdicts = submit(&lane, (0..100).map(|n| if n == guilty { POISON } else { GOOD })).await;
         for (n, verdict) in (0..).zip(&verdicts) {
-            let expected = if n == guilty { ItemVerdict::Refused("413".into()) } else { ItemVerdict::Durable };
+            let expected = if n == guilty { ItemVerdict::Refused("400".into()) } else { ItemVerdict::Durable };
             assert_eq!(verdict, &expected, "document {n}, guilty {guilty}");
         }
         assert!(told.requests() <= 15, "{} requests", told.requests());
         assert_eq!(lane.room(), Room::Free, "it answers: it is well");
     }
+}
+
+/// A proxy with a bad rule: nothing that is sent is to blame, and the first few look as if they were.
+#[tokio::test(start_paused = true)]
+async fn where_every_request_is_refused_no_more_than_four_documents_are_blamed_and_the_index_is_left_alone() {
+    let (told, lane) = lane();
+    told.mood(Mood::Refuses);
+    let mut verdicts = submit(&lane, vec![GOOD; 200]).await;
+    assert!(told.requests() <= 20, "{} requests for a batch", told.requests());
+    for _ in 0..60 {
+        verdicts.extend(submit(&lane, vec![GOOD; 20]).await);
+        sleep(SECOND).await;
+    }
+    assert_ne!(lane.room(), Room::Free);
+    assert!(told.requests() <= 60, "{} requests in a minute", told.requests());
+    let blamed = verdicts.iter().filter(|verdict| matches!(verdict, ItemVerdict::Refused(_))).count();
+    assert!((1..=4).contains(&blamed), "{blamed}");
+    // The rule is mended; whoever is refused among others that are taken is to blame again.
+    told.mood(Mood::Well);
+    sleep(60 * SECOND).await;
+    submit(&lane, [GOOD]).await;
+    sleep(SECOND).await;
+    assert_eq!(lane.room(), Room::Free);
+    for _ in 0..10 {
+        let verdicts = submit(&lane, [GOOD, POISON, GOOD]).await;
+        let refused = ItemVerdict::Refused("400".into());
+        assert_eq!(verdicts, [ItemVerdict::Durable, refused, ItemVerdict::Durable]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_that_alone_are_too_large_are_to_blame_however_many_they_are() {
+    let (told, lane) = lane();
+    told.mood(Mood::Takes(0));
+    let verdicts = submit(&lane, vec![GOOD; 20]).await;
+    assert!(verdicts.iter().all(|verdict| *verdict == ItemVerdict::Refused("413".into())), "{verdicts:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -419,6 +461,15 @@ async fn documents_over_the_bound_of_bytes_wait_for_a_place_and_never_longer_tha
     assert_eq!(lane.waiting[0].available_permits(), WAITING_BYTES / UNIT);
     assert_eq!(lane.submit(item(1, GOOD, 2 * WAITING_BYTES), Class::Fresh).await, ItemVerdict::Durable);
     sleep(SECOND).await;
+    assert_eq!(lane.waiting[0].available_permits(), WAITING_BYTES / UNIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bytes_of_replayed_documents_keep_no_fresh_one_out() {
+    let (told, lane) = lane();
+    told.mood(Mood::Hangs(1000 * SECOND));
+    let replayed = join_all((0..9).map(|number| lane.submit(item(number, GOOD, WAITING_BYTES / 8), Class::Replay)));
+    assert!(tokio::time::timeout(SECOND, replayed).await.is_err());
     assert_eq!(lane.waiting[0].available_permits(), WAITING_BYTES / UNIT);
 }
 

@@ -36,8 +36,14 @@ const SICK: [&str; 14] = [
     "unavailable_shards_exception",
     "validation_exception",
 ];
-/// Set-up of alias, index or pipeline, under the type that a bad document's value has too.
-const SICK_ARGUMENT: [&str; 2] = ["no write index is defined for alias [", "pipeline with id ["];
+/// Set-up of alias, index or pipeline, or a shard that is full, under the type that a bad document's value has too.
+const SICK_ARGUMENT: [&str; 5] = [
+    "no write index is defined for alias [",
+    "pipeline with id [",
+    "only write ops with an op_type of create are allowed in data streams",
+    "Number of documents in the index can't exceed [",
+    "number of documents in the index cannot exceed ",
+];
 
 #[derive(Deserialize)]
 struct Reply<'a> {
@@ -58,12 +64,12 @@ pub(super) fn classify(status: u16, body: &[u8], asked: &[DocumentId]) -> Result
     match status {
         200 => Ok(items(body, asked)),
         // A proxy in front refuses by size as well, in words of its own.
-        413 => Err(SearchError::WholeRefused(whole_trouble(status, body))),
+        413 => Err(SearchError::TooLarge(whole_trouble(status, body))),
         400 if whole_error(body).is_some_and(|error| !sick(&error)) => {
             Err(SearchError::WholeRefused(whole_trouble(status, body)))
         }
         429 if whole_error(body).is_some_and(|error| never_fits(&error)) => {
-            Err(SearchError::WholeRefused(whole_trouble(status, body)))
+            Err(SearchError::TooLarge(whole_trouble(status, body)))
         }
         // A full disk's is a block, and lasts; a proxy's has words of its own.
         429 if whole_error(body).is_none_or(|error| busy(&error)) => {

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::index::ItemVerdict;
 use crate::index::bulk::{Class, Lane};
+use crate::index::catalogue::{Catalogue as _, Stretch};
 use crate::message::{DocumentId, Namespace};
 use crate::retry::Jitter;
 
@@ -487,5 +488,19 @@ async fn credentials_are_kept_between_requests_and_asked_for_anew_after_a_403() 
             index.bulk(&[item("k")]).await.ok();
         }
         assert_eq!(asked.load(Ordering::SeqCst), questions, "{status}");
+    }
+}
+
+/// Half an index would make the other half look missing.
+#[tokio::test]
+async fn a_look_that_only_a_part_of_the_index_answered_is_an_error() {
+    for (timed_out, failed, whole) in [(false, 0, true), (true, 0, false), (false, 1, false)] {
+        let reply = serde_json::json!({ "timed_out": timed_out, "_shards": { "total": 2, "failed": failed },
+            "hits": { "hits": [] } });
+        let (endpoint, _heard) = server(http("200 OK", "", &reply.to_string())).await;
+        let index = OpenSearchIndex::new(settings(&endpoint)).unwrap();
+        let namespace = Namespace::parse("n").unwrap();
+        let stretch = Stretch { namespace, bucket: "b".into(), prefix: String::new(), after: None, up_to: None };
+        assert_eq!(index.entries(&stretch, 10).await.is_ok(), whole, "timed out: {timed_out}, {failed} shards failed");
     }
 }

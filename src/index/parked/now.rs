@@ -23,6 +23,8 @@ use crate::store::StoreError;
 
 /// Between two looks at a lease that another holds.
 const HELD_LOOKS: Duration = Duration::from_secs(2);
+/// Between two looks at what was parked meanwhile, at most, while others wait for their next try.
+const LOOKS: Duration = Duration::from_secs(30);
 /// Between two tries while something is sick, or stuck.
 const TRIES: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) };
 /// Without progress, while something is sick.
@@ -176,13 +178,18 @@ impl Now {
             let pause = TRIES.wait(fruitless, &self.replayer.jitter);
             match halt {
                 Halt::Through if stirred => {} // what was parked meanwhile
+                // Not much longer than a worker would: who holds the lease replays for all.
                 Halt::Through if all.waiting > 0 => {
-                    let due = patience.next_due().unwrap_or_else(Instant::now);
-                    sleep_until(due.max(Instant::now() + Duration::from_millis(100))).await;
+                    let (now, due) = (Instant::now(), patience.next_due().unwrap_or_else(Instant::now));
+                    sleep_until(due.clamp(now + Duration::from_millis(100), now + LOOKS)).await;
                 }
                 Halt::Through if all.stuck == 0 => return End::Done,
                 Halt::Through if fruitless >= FRUITLESS => return End::Stuck,
-                Halt::Through => sleep(pause).await,
+                // Those that stand apart go one by one, when they are due.
+                Halt::Through => {
+                    let due = patience.next_due().unwrap_or_else(Instant::now);
+                    sleep_until(due.max(Instant::now() + pause)).await;
+                }
                 Halt::ToldTo | Halt::Behind if self.pauses.on() => return End::Paused,
                 Halt::ToldTo | Halt::Behind => return End::LeaseLost,
                 Halt::NoRoom | Halt::Sick(_) if progress.elapsed() < SICK_FOR => sleep(pause).await,

@@ -37,6 +37,8 @@ pub(super) enum Fate {
     Beside,
     /// A refusal that says neither that the document is bad nor that all are refused.
     Unclear(String),
+    /// Its request failed as a whole, and the index is well: it or one that it went with may be what fails.
+    Apart(String),
     /// It cannot be moved or removed: the next look tries again, the others go on.
     Stuck(String),
     /// The index or the store is sick: the rest waits, free of charge.
@@ -86,9 +88,9 @@ impl One<'_> {
                 other => other,
             },
             ItemVerdict::Unclear(why) => Fate::Unclear(why),
-            // With the breaker closed the others may well be taken: this one alone waits.
+            // With the breaker closed the others may well be taken.
             ItemVerdict::Systemic(why) if self.of.lane.room() == Room::Free => {
-                Fate::Stuck(format!("{}: {why}", self.marker.key))
+                Fate::Apart(format!("{}: {why}", self.marker.key))
             }
             ItemVerdict::Systemic(why) => Fate::Sick(why),
         }

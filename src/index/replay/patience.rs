@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::DocumentId;
 use crate::retry::{Backoff, Jitter};
 
 /// Documents refused in a row, and none taken, that make it everybody's trouble.
@@ -20,6 +19,9 @@ const MOST: usize = 10_000;
 /// Between seeing that a marker lies in `errored-index/` as well and trusting that it stays there: an operator's reset
 /// may be about to remove it (`parked::reset`), and its calls end within a fraction of this.
 const BESIDE: Duration = Duration::from_secs(120);
+
+/// Between two tries of one whose request failed as a whole.
+const APART: Backoff = Backoff { base: Duration::from_secs(30), cap: Duration::from_secs(300) };
 
 /// `FAILED_RETRY_*`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +35,8 @@ pub struct Budget {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Own {
     refusals: u32,
+    /// Requests in a row that failed as a whole while the index was well.
+    apart: u32,
     due: Instant,
     beside_since: Option<Instant>,
 }
@@ -53,13 +57,12 @@ pub struct Patience {
     budget: Budget,
     own: BTreeMap<String, Own>,
     refused: BTreeSet<String>,
-    witness: Option<DocumentId>,
 }
 
 impl Patience {
     /// Nothing is remembered yet.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, own: BTreeMap::new(), refused: BTreeSet::new(), witness: None }
+        Self { budget, own: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
     /// Whether a marker may be tried now.
@@ -88,17 +91,6 @@ impl Patience {
         self.refused.clear();
     }
 
-    /// A document that was taken: offered once more, it shows whether the index still takes what is well. So several sick
-    /// ones that are left among themselves come to an end.
-    pub fn witness(&self) -> Option<&DocumentId> {
-        self.witness.as_ref()
-    }
-
-    /// Another witness, or none.
-    pub fn call(&mut self, witness: Option<DocumentId>) {
-        self.witness = witness;
-    }
-
     /// A marker was refused for an unclear reason.
     pub fn refused(&mut self, key: &str, now: Instant, jitter: &Jitter) -> Charge {
         if self.refused.len() < EVERYBODY {
@@ -112,14 +104,28 @@ impl Patience {
         // It waits also where it is not charged: the next look must ask others, or nobody would ever be taken.
         let due = now + self.budget.backoff.wait(refusals.saturating_sub(1), jitter);
         let beside_since = self.own.get(key).and_then(|own| own.beside_since);
-        self.remember(key, Own { refusals, due, beside_since });
+        self.remember(key, Own { refusals, apart: 0, due, beside_since });
         if everybodys { Charge::Everybodys } else { Charge::Waits }
     }
 
     /// A marker that is to go lies in `errored-index/` already: see `BESIDE`.
     pub fn lies_beside(&mut self, key: &str, now: Instant) {
         let refusals = self.own.get(key).map_or(0, |own| own.refusals);
-        self.remember(key, Own { refusals, due: now + BESIDE, beside_since: Some(now) });
+        self.remember(key, Own { refusals, apart: 0, due: now + BESIDE, beside_since: Some(now) });
+    }
+
+    /// The request that it was in failed as a whole while the index was well: perhaps for one of those it went with. Each
+    /// waits for a time of its own, uncharged, and so they come to go with others, or alone.
+    pub fn apart(&mut self, key: &str, now: Instant, jitter: &Jitter) {
+        let (refusals, apart) = self.own.get(key).map_or((0, 0), |own| (own.refusals, own.apart));
+        let beside_since = self.own.get(key).and_then(|own| own.beside_since);
+        let due = now + APART.wait(apart, jitter);
+        self.remember(key, Own { refusals, apart: apart.saturating_add(1), due, beside_since });
+    }
+
+    /// It waits for that.
+    pub fn stands_apart(&self, key: &str) -> bool {
+        self.own.get(key).is_some_and(|own| own.apart > 0)
     }
 
     /// Whether it has lain there for long enough.
@@ -179,6 +185,7 @@ mod tests {
                 let charge = patience.refused(&format!("{n}"), now, &jitter);
                 let first = round == 0 && n < 4;
                 assert_eq!(charge, if first { Charge::Waits } else { Charge::Everybodys }, "{n} of round {round}");
+                assert!(!patience.is_due(&format!("{n}"), now), "{n} of round {round}: others are asked first");
             }
             now += Duration::from_secs(3_600);
         }

@@ -82,10 +82,11 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
                 tally.trouble.get_or_insert(format!("{odd} is not the key of a marker"));
             }
             let now = Instant::now();
-            let all = batch.markers.len();
-            let mut due: Vec<_> =
-                batch.markers.into_iter().filter(|marker| patience.is_due(&marker.key, now)).collect();
-            tally.waiting += (all - due.len()) as u64;
+            let (mut due, later): (Vec<_>, Vec<_>) =
+                batch.markers.into_iter().partition(|marker| patience.is_due(&marker.key, now));
+            let apart = later.iter().filter(|marker| patience.stands_apart(&marker.key)).count();
+            tally.stuck += apart as u64;
+            tally.waiting += (later.len() - apart) as u64;
             if self.of.lane.room() == Room::One && !due.is_empty() {
                 // The one that finds out must not be the same each time: it may be what the index cannot take.
                 let turn = self.turn % due.len();
@@ -177,7 +178,6 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
             Fate::Indexed => {
                 patience.somebody_was_taken();
                 patience.gone(key);
-                patience.call(Some(one.marker.document_id.clone()));
                 tally.indexed += 1;
                 self.of.books.replayed(1);
             }
@@ -193,6 +193,11 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
                 patience.lies_beside(key, Instant::now());
                 tally.waiting += 1;
             }
+            Fate::Apart(why) => {
+                patience.apart(key, Instant::now(), &self.of.jitter);
+                tally.stuck += 1;
+                tally.trouble.get_or_insert(why);
+            }
             Fate::Stuck(why) | Fate::Unclear(why) => {
                 tally.stuck += 1;
                 tally.trouble.get_or_insert(why);
@@ -202,10 +207,12 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
         None
     }
 
+    /// Several sick ones that are left among themselves come to an end where a document that was taken before, by replay or
+    /// fresh, is taken still.
     async fn charge(&self, one: &One<'_>, patience: &mut Patience) -> Charge {
         let key = &one.marker.key;
         let charge = patience.refused(key, Instant::now(), &self.of.jitter);
-        let Some(witness) = patience.witness().filter(|_| charge == Charge::Everybodys).cloned() else { return charge };
+        let Some(witness) = self.of.lane.witness().filter(|_| charge == Charge::Everybodys) else { return charge };
         match one.testimony(&witness).await {
             Testimony::Taken => {
                 patience.somebody_was_taken();
@@ -213,7 +220,7 @@ impl<F: Fn() -> bool> Sweep<'_, F> {
             }
             Testimony::NotNow => charge,
             Testimony::Unfit => {
-                patience.call(None);
+                self.of.lane.unfit(&witness);
                 charge
             }
         }

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use quittance::index::catalogue::Catalogue;
 use quittance::index::park::Marker;
-use quittance::store::{DeleteReply, Shelves, StoreError};
+use quittance::message::MessageId;
+use quittance::process::record::Standing;
+use quittance::store::{Condition, DeleteReply, Shelves, Store as _, StoreError};
 use quittance::upkeep::Ended;
 use quittance::upkeep::purge::{Purge, Report, Tally};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::meddler::{Meddler, Side};
-use super::{DAY, Ears, HOUR, in_step, long_after, reconcile, setup, standing, work_off};
+use super::{DAY, Ears, HOUR, SECOND, in_step, long_after, reconcile, setup, standing, work_off};
 use crate::sim::worker::namespace;
 use crate::sim::{
     RESULTS, Rule, SOURCE, SearchAsk, Setup, Site, StoreAsk, Verb, World, document_id, record_key, until,
@@ -192,6 +194,33 @@ async fn where_the_store_has_no_conditional_delete_the_record_stays_and_that_is_
     assert_eq!(ears.found, [], "a tombstone without a document is in step");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_purge_is_stopped_between_two_records_and_the_next_one_ends_it() {
+    let site = Site::new(7);
+    let world = &site.world;
+    let keys: Vec<String> = (0..60).map(|n| format!("{n}")).collect();
+    keys.iter().for_each(|key| drop(world.upload(key, "text", 1)));
+    work_off(&site).await;
+    keys.iter().for_each(|key| drop(world.remove(key, 2)));
+    work_off(&site).await;
+    sleep(AGE + DAY).await;
+    world.store.faults(|faults| faults.delete.latency = (SECOND / 2, SECOND / 2));
+    let run = of(world);
+    let stop = run.stop.clone();
+    let told = async {
+        until("some are gone", HOUR, || world.store.keys(RESULTS, "processed/").len() < 50).await;
+        stop.cancel();
+        Instant::now()
+    };
+    let mut ears = Ears::default();
+    let (report, told) = tokio::join!(run.run(&mut ears), told);
+    assert!(told.elapsed() < 3 * SECOND, "{:?} after it was told", told.elapsed());
+    assert_eq!(report.ended, Ended::Interrupted);
+    world.store.heal();
+    assert_eq!(of(world).run(&mut Ears::default()).await.ended, Ended::Complete);
+    assert!(world.store.none(RESULTS, "processed/") && world.search.documents().is_empty());
+}
+
 /// What an old event finds afterwards is what it would have found before there was a record.
 #[tokio::test(start_paused = true)]
 async fn a_file_that_is_put_after_a_purge_starts_above_what_was_forgotten() {
@@ -219,6 +248,29 @@ async fn a_record_whose_metadata_and_body_disagree_is_no_tombstone() {
     assert_eq!(report.tally.tombstones, 2, "old and, by now, young");
     assert!(world.store.object(RESULTS, &record_key("live")).is_some());
     assert!(world.search.document(&document_id("live")).is_some());
+}
+
+/// The index knows better than the record (which was put back, say): nothing goes until reconcile has seen to it.
+#[tokio::test(start_paused = true)]
+async fn a_tombstone_that_the_index_is_ahead_of_stays_with_its_markers() {
+    let site = Site::new(8);
+    let world = &site.world;
+    prepare(&site).await;
+    let revision = standing(world, "old").unwrap().revision;
+    let left = marker(world, "retry-index", "old", revision);
+    world.search.forge(|_, documents| documents.get_mut(&document_id("old")).unwrap().revision += 5);
+    let tally = of(world).run(&mut Ears::default()).await.tally;
+    assert_eq!((tally.tombstones, tally.purged, tally.came_back), (1, 0, 1));
+    assert!(standing(world, "old").is_some() && world.search.document(&document_id("old")).is_some());
+    assert!(world.store.object(RESULTS, &left).is_some());
+    // Nor does a body that says tombstone where the metadata names a source.
+    world.search.forge(|_, documents| documents.get_mut(&document_id("old")).unwrap().revision -= 5);
+    let body = world.store.object(RESULTS, &record_key("old")).unwrap().body;
+    let metadata = Standing::metadata(revision, None, Some("an etag"), &MessageId("m".into()));
+    world.store.put(RESULTS, &record_key("old"), body, &metadata, Condition::None).await.unwrap();
+    sleep(AGE + DAY).await;
+    let tally = of(world).run(&mut Ears::default()).await.tally;
+    assert_eq!((tally.tombstones, standing(world, "old").is_some()), (1, true), "young alone, by now");
 }
 
 #[tokio::test(start_paused = true)]

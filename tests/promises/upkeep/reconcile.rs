@@ -1,13 +1,18 @@
 //! `redrive reconcile`: every way to be out of step is found, and brought back on the normal road.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use quittance::index::park::Marker;
 use quittance::store::layout;
 use quittance::upkeep::Ended;
+use quittance::upkeep::reconcile::Reconcile;
 use quittance::upkeep::verdict::Finding;
+use tokio::time::Instant;
 
-use super::{Ears, HOUR, MINUTE, SECOND, in_step, long_after, reconcile, resume, setup, standing, work_off};
+use super::meddler::{Meddler, Side};
+use super::{Ears, HOUR, MINUTE, SECOND, in_step, long_after, outbox, reconcile, resume, setup, standing, work_off};
 use crate::sim::worker::namespace;
 use crate::sim::{
     Faults, QueueAsk, RESULTS, SOURCE, Setup, Site, StoreAsk, World, document_id, for_seeds, record_key, until,
@@ -240,6 +245,94 @@ async fn a_run_is_stopped_between_pages_and_goes_on_where_it_was() {
     }
     assert!(runs >= 4, "{runs}");
     assert_eq!((seen.len(), seen.into_iter().collect::<BTreeSet<_>>()), (all.len(), all), "each once");
+}
+
+/// Without an age that would excuse it: what has another etag than was listed is not judged by what was listed.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_changes_between_list_and_look_is_no_finding() {
+    let site = Site::new(8);
+    let world = &site.world;
+    world.store.put_object(SOURCE, "new", "text");
+    long_after().await;
+    // List, entries, HEAD of the record: and then it is overwritten, as the second look finds.
+    let (ports, reached, go_on) = Meddler::new(world, (2, Side::After));
+    let ports = Arc::new(ports);
+    let run = Reconcile { store: ports.clone(), catalogue: ports, min_age: Duration::ZERO, ..reconcile(world, true) };
+    let mut ears = Ears::default();
+    let meddle = async {
+        reached.await.unwrap();
+        world.store.put_object(SOURCE, "new", "other text");
+        go_on.send(()).unwrap();
+    };
+    let (report, ()) = tokio::join!(run.run(None, &mut ears), meddle);
+    assert_eq!((report.tally.young, ears.found, writes(world)), (1, vec![], 0));
+    assert_eq!(report.ended, Ended::Complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_just_written_is_not_judged_and_a_file_that_was_emptied_is_no_folder() {
+    let site = Site::new(9);
+    let world = &site.world;
+    world.upload("emptied/", "text", 1);
+    work_off(&site).await;
+    world.store.put_object(SOURCE, "emptied/", "");
+    long_after().await;
+    // Written and removed in this minute, and not in the index yet.
+    world.upload("young", "text", 1);
+    site.drain(&Setup { search: false, ..setup() }).await;
+    world.store.remove_object(SOURCE, "young");
+    let mut ears = Ears::default();
+    reconcile(world, false).run(None, &mut ears).await;
+    assert_eq!(ears.sorted(), [(Finding::StaleRecord, "emptied/")]);
+    long_after().await;
+    let mut ears = Ears::default();
+    reconcile(world, false).run(None, &mut ears).await;
+    assert_eq!(ears.sorted(), [(Finding::StaleRecord, "emptied/"), (Finding::OrphanedRecord, "young")]);
+}
+
+/// Two hundred findings to be sent and as many to be parked, all on one page.
+#[tokio::test(start_paused = true)]
+async fn a_repair_is_stopped_between_two_messages_or_markers_and_the_next_run_does_what_is_left() {
+    for slow_store in [false, true] {
+        let site = Site::new(7);
+        let world = &site.world;
+        let keys: Vec<String> = (0..200).map(|n| format!("in/{n:03}")).collect();
+        keys.iter().for_each(|key| drop(world.upload(key, "text", 1)));
+        work_off(&site).await;
+        for n in 0..200 {
+            world.store.put_object(SOURCE, &format!("new/{n:03}"), "x");
+        }
+        world.search.forge(|_, documents| documents.clear());
+        long_after().await;
+        let slow = Faults { latency: (SECOND / 2, SECOND / 2), ..Faults::default() };
+        if slow_store {
+            world.store.faults(|faults| faults.put = slow.clone());
+        }
+        let run = Reconcile { repair: Some(outbox(world, 10)), ..reconcile(world, false) };
+        let stop = run.stop.clone();
+        let told = async {
+            until("repairs", HOUR, || {
+                let parked = world.store.keys(RESULTS, "retry-index/").len();
+                let sent = world.queue.calls().iter().filter(|call| *call.who == *"redrive").count();
+                if slow_store { parked > 3 } else { sent > 3 }
+            })
+            .await;
+            stop.cancel();
+            Instant::now()
+        };
+        let mut ears = Ears::default();
+        let (report, told) = tokio::join!(run.run(None, &mut ears), told);
+        assert!(told.elapsed() < 3 * SECOND, "slow store: {slow_store}: {:?} after it was told", told.elapsed());
+        assert_eq!(report.ended, Ended::Interrupted);
+        assert!(report.tally.repaired() < 390, "{report:?}");
+        world.store.heal();
+        let report = reconcile(world, true).run(resume(&report), &mut Ears::default()).await;
+        assert!(report.ended == Ended::Complete && report.tally.is_well(), "{report:?}");
+        work_off(&site).await;
+        for key in keys.into_iter().chain((0..200).map(|n| format!("new/{n:03}"))) {
+            assert_eq!(in_step(world, &key), Ok(()));
+        }
+    }
 }
 
 /// More documents of removed files between two keys than a page holds.
