@@ -120,6 +120,9 @@ impl Connection {
             if let Some(body) = rewritten {
                 request.set_body(body);
             }
+            if fate.reads_the_reply() {
+                request.drop_header("accept-encoding");
+            }
             if !self.meet(&mut turn, request, fate).await? {
                 return Ok(());
             }

@@ -53,6 +53,13 @@ pub enum Fate {
     Refuse(Refuse),
 }
 
+impl Fate {
+    /// The proxy must understand the reply: it may not come packed.
+    fn reads_the_reply(&self) -> bool {
+        matches!(self, Fate::Refuse(_))
+    }
+}
+
 /// What happens to a reply. The byte counts in the body; in the middle of the head where there is no body.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Bend {
