@@ -7,9 +7,11 @@
 // All of this is test code, though clippy only sees the functions marked as tests as such.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod converged;
 mod process;
 mod relay;
 mod search;
+mod stories;
 mod waiting;
 mod world;
 

@@ -47,6 +47,8 @@ pub enum Fate {
     LoseReply,
     /// Is carried out; its reply waits until the rule says otherwise.
     HoldReply,
+    /// Is carried out so much later, also when nobody waits for it any more by then.
+    Late(Duration),
     /// Is carried out; something is done to its reply.
     Bend(Bend),
     /// Some entries of the batch are refused.
@@ -56,7 +58,7 @@ pub enum Fate {
 impl Fate {
     /// The proxy must understand the reply: it may not come packed.
     fn reads_the_reply(&self) -> bool {
-        matches!(self, Fate::Refuse(_))
+        matches!(self, Fate::Refuse(_) | Fate::Bend(Bend::Reversed))
     }
 }
 
@@ -71,6 +73,8 @@ pub enum Bend {
     DripFrom(usize),
     /// A bit of the body is another one.
     Flip,
+    /// Of `_bulk`: the items come in the reverse of the order that was asked.
+    Reversed,
     /// Another reply comes instead.
     Into(Answer),
 }
