@@ -16,6 +16,7 @@ mod waiting;
 mod world;
 
 mod body_shapes;
+mod broken;
 mod crash;
 mod crash_loop;
 mod dead_letters;
