@@ -23,6 +23,7 @@ mod dead_letters;
 mod faults;
 mod keys;
 mod main_job;
+mod newest;
 mod outage;
 mod overwrite;
 mod parked;
