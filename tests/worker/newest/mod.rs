@@ -2,8 +2,9 @@
 //! come in any order, twice, and late, with sequencers of every length, with one for all, or with none, to two workers whose
 //! calls and replies are held back, lost and refused on their way. In every second history all records are lost half-way.
 //!
-//! In the end everything must be what the bucket is (`converged.rs`), and late replays of old events must change nothing;
-//! where records were lost, after an operator's `redrive reconcile --repair`. The model does thousands of these, and
+//! In the end everything must be what the bucket is (`converged.rs`), and late replays of old events must change nothing.
+//! Where records were lost, this holds of every file of which something was told since (revisions grow with time), and of
+//! the others after an operator's `redrive reconcile --repair`. The model does thousands of these, and
 //! crashes besides (`tests/promises/newest_wins.rs`); here it is the stores' own conditional writes and versions that count.
 //!
 //! A seed decides a history (not the order in which the services happen to answer). `QUITTANCE_HISTORIES=200` runs so many,
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::converged::{Records, in_step, quiet};
+use crate::converged::{Records, differences, in_step, quiet};
 use crate::process::Worker;
 use crate::relay::Relay;
 use crate::search::Search;
@@ -70,16 +71,28 @@ impl Pair {
     }
 }
 
-async fn history(seed: u64, telling: Telling, records: Records, index: String) {
+/// When all records are lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Loss {
+    Never,
+    /// While nothing is in hand.
+    InAQuietMoment,
+    /// While records are being written. One that was read before, written after, and never told of again may then be an
+    /// old one until somebody reconciles.
+    InTheMidst,
+}
+
+async fn history(seed: u64, telling: Telling, loss: Loss, index: String) {
     let world = World::sharing(&Search::borrowed(&index)).await;
     let mut rng = fastrand::Rng::with_seed(seed);
     let pair = Pair::start(&world, &mut rng).await;
     let mut there = BTreeSet::new();
     // Told by S3, and not come yet; those that came may come again.
-    let (mut pending, mut came): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    let (mut pending, mut came): (Vec<Told>, Vec<Told>) = (Vec::new(), Vec::new());
+    let mut since_the_loss = BTreeSet::new();
     let turns = rng.u64(14..22);
     for turn in 1..=turns {
-        let key = KEYS[rng.usize(0..KEYS.len())];
+        let key: &'static str = KEYS[rng.usize(0..KEYS.len())];
         let removed = there.contains(key) && rng.u8(0..3) == 0;
         if removed {
             world.remove(key).await;
@@ -89,45 +102,73 @@ async fn history(seed: u64, telling: Telling, records: Records, index: String) {
             world.put(key, format!("The text is {}.", ["heron", "stork", "crane"][rng.usize(0..3)])).await;
             there.insert(key);
         }
-        pending.push(telling.body(&world.source, key, removed, turn, &mut rng));
+        pending.push((key, telling.body(&world.source, key, removed, turn, &mut rng)));
         if rng.u8(0..4) == 0 {
             pending.push(pending[pending.len() - 1].clone());
         }
         while !pending.is_empty() && rng.u8(0..3) > 0 {
-            let body = pending.swap_remove(rng.usize(0..pending.len()));
-            world.send(&body).await;
-            came.push(body);
+            let told = pending.swap_remove(rng.usize(0..pending.len()));
+            world.send(&told.1).await;
+            since_the_loss.insert(told.0);
+            came.push(told);
         }
         if !came.is_empty() && rng.u8(0..4) == 0 {
-            world.send(&came[rng.usize(0..came.len())]).await;
+            let (key, again) = &came[rng.usize(0..came.len())];
+            world.send(again).await;
+            since_the_loss.insert(*key);
         }
-        if records == Records::Lost && turn == turns / 2 {
-            lose_records(&world).await;
+        if turn == turns / 2 && loss != Loss::Never {
+            lose_records(&world, loss).await;
+            since_the_loss.clear();
         }
         // Some changes come in bursts.
         tokio::time::sleep(Duration::from_millis([0, rng.u64(0..800)][rng.usize(0..2)])).await;
     }
     rng.shuffle(&mut pending);
-    world.send_all(&pending).await;
+    send_all(&world, &pending).await;
+    since_the_loss.extend(pending.iter().map(|(key, _)| *key));
     came.extend(pending);
     pair.heal();
     quiet(&world).await;
-    match records {
-        Records::Kept => {}
-        Records::Lost => repair(&world).await,
-    }
+    let records = match loss {
+        Loss::Never => Records::Kept,
+        Loss::InAQuietMoment => {
+            let found = differences(&world, Records::Lost).await;
+            for key in since_the_loss.intersection(&there) {
+                let of_it: Vec<_> = found.iter().filter(|one| one.starts_with(&format!("{key}: "))).collect();
+                assert!(of_it.is_empty(), "told of since the records were lost: {of_it:?}");
+            }
+            repair(&world).await;
+            Records::Lost
+        }
+        Loss::InTheMidst => {
+            repair(&world).await;
+            Records::Lost
+        }
+    };
     in_step(&world, records).await;
 
     // Old news, once more and all at once.
     rng.shuffle(&mut came);
     came.truncate(8);
-    world.send_all(&came).await;
+    send_all(&world, &came).await;
     quiet(&world).await;
     in_step(&world, records).await;
     pair.stop().await;
 }
 
-async fn lose_records(world: &World) {
+/// Its key, and the body that tells of it.
+type Told = (&'static str, String);
+
+async fn send_all(world: &World, told: &[Told]) {
+    let bodies: Vec<String> = told.iter().map(|(_, body)| body.clone()).collect();
+    world.send_all(&bodies).await;
+}
+
+async fn lose_records(world: &World, loss: Loss) {
+    if loss == Loss::InAQuietMoment {
+        world.emptied().await;
+    }
     for key in world.results_under("processed/").await {
         world.s3.delete_object().bucket(&world.results).key(key).send().await.unwrap();
     }
@@ -136,7 +177,7 @@ async fn lose_records(world: &World) {
 /// What an operator does who has lost records: reconcile until nothing is found, and send back what the replay gave up
 /// because its record was gone.
 async fn repair(world: &World) {
-    for _ in 0..6 {
+    for _ in 0..3 {
         world.search.keys().await; // refreshes the index: until then a look at it is a moment old
         let launch = world.launch();
         let run = move || launch.redrive(&["reconcile", "--min-age", "0", "--repair", "--json"]);
@@ -168,10 +209,13 @@ async fn histories_of_two_workers_on_the_real_services_end_with_what_the_bucket_
     eprintln!("histories {first} to {}", first + histories - 1);
     let of = |seed: u64| -> Story {
         let telling = TELLINGS[(seed % TELLINGS.len() as u64) as usize];
-        let lost = (seed / TELLINGS.len() as u64) % 2 == 1;
-        let records = if lost { Records::Lost } else { Records::Kept };
-        let name = format!("QUITTANCE_SEED={seed} QUITTANCE_HISTORIES=1 ({telling:?}, records {records:?})");
-        story(name, history(seed, telling, records, owner.search.alias.clone()))
+        let loss = match (seed / TELLINGS.len() as u64) % 4 {
+            1 => Loss::InAQuietMoment,
+            3 => Loss::InTheMidst,
+            _ => Loss::Never,
+        };
+        let name = format!("QUITTANCE_SEED={seed} QUITTANCE_HISTORIES=1 ({telling:?}, records lost {loss:?})");
+        story(name, history(seed, telling, loss, owner.search.alias.clone()))
     };
     side_by_side(TOGETHER, (first..first + histories).map(of)).await;
 }
