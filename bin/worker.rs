@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         match task {
             Task::Run | Task::ExtractChild => run(&config, &run_id).await,
             Task::SetupIndex => setup_index(&config).await,
-            Task::Check { json } => doctor(&config, json).await,
+            Task::Check { json, deep } => doctor(&config, json, deep).await,
         }
     });
     // Extraction children and parked polls have nothing left to say: do not wait for them.
@@ -116,7 +116,7 @@ async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
     }
 }
 
-async fn doctor(config: &WorkerConfig, json: bool) -> Result<u8, CannotStart> {
+async fn doctor(config: &WorkerConfig, json: bool, deep: bool) -> Result<u8, CannotStart> {
     let aws = start::aws().await?;
     let client = sqs::settling_client(&aws);
     let queue = SqsQueue::new(client.clone(), &config.queue_url);
@@ -137,7 +137,13 @@ async fn doctor(config: &WorkerConfig, json: bool) -> Result<u8, CannotStart> {
         visibility: config.visibility,
         drain_timeout: config.drain_timeout,
     };
-    let findings = check::check(&subject).await;
+    let mut findings = check::check(&subject).await;
+    if deep {
+        findings.extend(match check::canary::obstacle(&findings) {
+            Some(obstacle) => vec![obstacle],
+            None => start::canary(config, &aws)?.fly(&|line| eprintln!("{line}")).await,
+        });
+    }
     print!("{}", if json { check::json(&findings) } else { check::text(&findings) });
     Ok(check::exit_code(&findings))
 }

@@ -19,6 +19,7 @@ use crate::shutdown::SETTLE_MARGIN;
 use crate::store::Store;
 
 mod buckets;
+pub mod canary;
 mod queues;
 mod report;
 

@@ -40,7 +40,10 @@ use crate::settle::Desk;
 use crate::store::s3::{self, S3Store};
 use crate::store::{Store, StoreError, layout};
 
+mod canary;
 pub mod parked;
+
+pub use canary::canary;
 
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);

@@ -191,8 +191,9 @@ fn flags_may_stand_before_and_after_the_subcommand() {
         assert_eq!(read(argv).task(), Task::Run, "{argv:?}");
     }
     assert_eq!(read(&["setup-index"]).task(), Task::SetupIndex);
-    assert_eq!(read(&["check"]).task(), Task::Check { json: false });
-    assert_eq!(read(&["--queue-url", "x", "check", "--json"]).task(), Task::Check { json: true });
+    assert_eq!(read(&["check"]).task(), Task::Check { json: false, deep: false });
+    assert_eq!(read(&["--queue-url", "x", "check", "--json"]).task(), Task::Check { json: true, deep: false });
+    assert_eq!(read(&["check", "--deep"]).task(), Task::Check { json: false, deep: true });
     assert_eq!(read(&["extract-child"]).task(), Task::ExtractChild);
     assert!(!typed(&["--replay", "false"]).unwrap().replay);
 }

@@ -196,6 +196,12 @@ pub enum Task {
         /// Print the findings as JSON on stdout.
         #[arg(long)]
         json: bool,
+        /// Also send a canary of its own through queue, record, park, replay and index, and take it away again.
+        ///
+        /// Needs a worker that runs, the rights of deploy/iam-upkeep-policy.json beside the worker's, and up to five minutes
+        /// (replay looks every two minutes where nothing is parked). Not sent while a check fails or the fleet is paused.
+        #[arg(long)]
+        deep: bool,
     },
     /// One extraction, started by the worker itself; reads no configuration.
     #[command(hide = true)]
@@ -211,6 +217,7 @@ Required variables (or their flags):
 Examples:
   worker                                     run with what the environment says
   worker check                               what is missing, with the fix
+  worker check --deep                        a canary through all of it, by a worker that runs
   worker setup-index                         create the index, once
   worker --source-buckets incoming,archive/2026/ --concurrency 128 run
   SKIP_OPENSEARCH=true worker run            no index for now: documents are parked

@@ -66,6 +66,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// What is held under each id, in their order; as of now.
     async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError>;
 
+    /// Whether a search shows a document; as of the index's last refresh.
+    async fn shows(&self, id: &DocumentId) -> Result<bool, SearchError>;
+
     /// Takes documents out for good, each only at this revision or an older one. One answer per document, in order.
     async fn remove(&self, documents: &[(DocumentId, u64)]) -> Result<Vec<Removal>, SearchError>;
 }

@@ -129,7 +129,7 @@ async fn replay(
     Ok(answer)
 }
 
-fn stop_by_signal() -> CancellationToken {
+pub(super) fn stop_by_signal() -> CancellationToken {
     let stop = CancellationToken::new();
     let told = stop.clone();
     tokio::spawn(async move {

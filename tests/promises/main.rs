@@ -11,6 +11,7 @@ mod a2_deduplication;
 mod a4_stampede;
 mod attempts;
 mod begun_marks;
+mod canary;
 mod catalogue;
 mod crash_loop;
 mod dead_letter;

@@ -44,6 +44,8 @@ pub struct SearchFaults {
     pub busy_until: Option<Instant>,
     /// A lost reply leaves a part of the items applied, and not all of them.
     pub half_applied: bool,
+    /// The read alias has lost its filter.
+    pub shows_deleted: bool,
     /// The alias is not there.
     pub no_alias: bool,
     /// A call goes on at the service when its caller went away.
@@ -63,6 +65,7 @@ pub enum SearchAsk {
     Probe,
     Entries(Stretch),
     Held(Vec<DocumentId>),
+    Shows(DocumentId),
     Remove(Vec<(DocumentId, u64)>),
 }
 
@@ -341,6 +344,15 @@ impl Catalogue for ModelSearch {
         };
         let told = |held: &Vec<Option<Held>>| SearchAnswer::Held(held.clone());
         self.call(SearchAsk::Held(ids.to_vec()), |faults| &mut faults.catalogue, look, told).await
+    }
+
+    async fn shows(&self, id: &DocumentId) -> Result<bool, SearchError> {
+        let wanted = id.clone();
+        let look = move |state: &mut State, _| {
+            let document = state.documents.get(&wanted);
+            Ok(document.is_some_and(|document| !held(document).deleted || state.faults.shows_deleted))
+        };
+        self.call(SearchAsk::Shows(id.clone()), |faults| &mut faults.catalogue, look, |_| SearchAnswer::Yes).await
     }
 
     async fn remove(&self, documents: &[(DocumentId, u64)]) -> Result<Vec<Removal>, SearchError> {

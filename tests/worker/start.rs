@@ -136,3 +136,29 @@ async fn setup_index_may_be_run_again_and_changes_nothing() {
     let down = world.launch().set("OPENSEARCH_ENDPOINT", "http://127.0.0.1:1").run(&["setup-index"]);
     one_line(&down, 75, &["127.0.0.1:1"]);
 }
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn check_deep_sends_a_canary_all_the_way_and_nothing_of_it_stays() {
+    let world = World::new().await;
+    let mut worker = world.launch().start().await;
+    let launch = world.launch();
+    let output = tokio::task::spawn_blocking(move || launch.run(&["check", "--deep", "--json"])).await.unwrap();
+    assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+    let report: Value = serde_json::from_str(&output.stdout).expect("JSON on stdout");
+    let canary: Vec<&str> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["verdict"] == "pass")
+        .filter_map(|finding| finding["name"].as_str()?.strip_prefix("canary_"))
+        .collect();
+    assert_eq!(canary, ["queue", "record", "index", "hidden", "park", "replay", "gone"], "{report:#}");
+    assert!(output.stderr.contains("waiting for a worker's replay"), "{}", output.stderr);
+    worker.stop().await;
+    assert_eq!(world.results_under("").await, vec!["control/replay.json".to_owned()]);
+    assert_eq!(world.depth(&world.queue).await, (0, 0, 0));
+    world.dlq_is_empty().await;
+    let id = world.document_id(&format!("quittance-canary-{}", quittance::start::host()));
+    assert_eq!(world.search.stored(&id).await, None);
+}

@@ -111,11 +111,7 @@ impl Catalogue for OpenSearchIndex {
         });
         let path = format!("/{}/_search", in_path(&self.alias));
         let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
-        let found: Found = serde_json::from_slice(&answer)
-            .map_err(|error| unavailable(format!("the reply cannot be read: {error}")))?;
-        if found.timed_out || found.shards.failed > 0 {
-            return Err(unavailable("only a part of the index answered"));
-        }
+        let found = whole(&answer)?;
         let entry = |hit: Hit| Entry {
             document_id: hit.id,
             key: hit.source.key,
@@ -132,6 +128,16 @@ impl Catalogue for OpenSearchIndex {
         let path = format!("/{}/_mget", in_path(&self.alias));
         let answer = self.read(&path, &[("_source_includes", "deleted")], &json!({ "ids": ids })).await?;
         held(&answer, ids)
+    }
+
+    async fn shows(&self, id: &DocumentId) -> Result<bool, SearchError> {
+        let body = json!({
+            "size": 1, "_source": false, "version": true, "timeout": self.server_wait,
+            "query": { "ids": { "values": [id] } },
+        });
+        let path = format!("/{}/_search", in_path(&self.read_alias()));
+        let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
+        Ok(!whole(&answer)?.hits.hits.is_empty())
     }
 
     async fn remove(&self, documents: &[(DocumentId, u64)]) -> Result<Vec<Removal>, SearchError> {
@@ -181,6 +187,15 @@ impl OpenSearchIndex {
             status => Err(unavailable(whole_trouble(status, &answer.body))),
         }
     }
+}
+
+fn whole(answer: &[u8]) -> Result<Found, SearchError> {
+    let found: Found =
+        serde_json::from_slice(answer).map_err(|error| unavailable(format!("the reply cannot be read: {error}")))?;
+    if found.timed_out || found.shards.failed > 0 {
+        return Err(unavailable("only a part of the index answered"));
+    }
+    Ok(found)
 }
 
 fn query(stretch: &Stretch) -> Value {

@@ -123,6 +123,9 @@ impl Catalogue for Meddler {
     async fn held(&self, ids: &[DocumentId]) -> Result<Vec<Option<Held>>, SearchError> {
         self.pass(self.search.held(ids)).await
     }
+    async fn shows(&self, id: &DocumentId) -> Result<bool, SearchError> {
+        self.pass(self.search.shows(id)).await
+    }
     async fn remove(&self, documents: &[(DocumentId, u64)]) -> Result<Vec<Removal>, SearchError> {
         self.pass(self.search.remove(documents)).await
     }
