@@ -1,6 +1,6 @@
 //! A proxy that holds requests and replies back, loses some and refuses some, by a seed, until it is released.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,19 @@ use crate::world::World;
 /// Of a hundred requests of a kind: how many meet which fate. The rest passes.
 type Share = (u8, Fate);
 
+fn is_bulk(head: &Head) -> bool {
+    head.path.contains("_bulk")
+}
+
 fn lay(relay: &Relay, seed: u64, shares: impl Fn(&Head) -> Vec<Share> + Send + 'static) {
     let rng = fastrand::Rng::with_seed(seed);
     // A held one is asked about again and again: its fate, and until when.
     let decided: BTreeMap<u64, (Fate, Instant)> = BTreeMap::new();
-    let state = Mutex::new((rng, decided));
+    // All three tries of the SDK lost would be an outage of S3: a minute's wait, and nothing new.
+    let lost: BTreeSet<String> = BTreeSet::new();
+    let state = Mutex::new((rng, decided, lost));
     relay.rule(move |head| {
-        let (rng, decided) = &mut *state.lock().unwrap();
+        let (rng, decided, lost) = &mut *state.lock().unwrap();
         if let Some((fate, until)) = decided.get(&head.number) {
             return if Instant::now() < *until { fate.clone() } else { Fate::Pass };
         }
@@ -28,7 +34,11 @@ fn lay(relay: &Relay, seed: u64, shares: impl Fn(&Head) -> Vec<Share> + Send + '
             }
             None => true,
         });
-        let fate = struck.map_or(Fate::Pass, |(_, fate)| fate);
+        let fate = match struck {
+            Some((_, Fate::LoseReply)) if !is_bulk(head) && !lost.insert(head.path.clone()) => Fate::Pass,
+            Some((_, fate)) => fate,
+            None => Fate::Pass,
+        };
         decided.insert(head.number, (fate.clone(), Instant::now() + long));
         fate
     });
@@ -55,7 +65,7 @@ pub fn s3(relay: &Relay, seed: u64, world: &World) {
 /// Old documents come late, also when nobody waits for them any more.
 pub fn search(relay: &Relay, seed: u64) {
     lay(relay, seed, |head| {
-        if !head.path.contains("_bulk") {
+        if !is_bulk(head) {
             return Vec::new();
         }
         let sick = answers::search(503, "unavailable_shards_exception", "the fault proxy says so");
