@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test faults bench up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
+.PHONY: help demo test faults histories bench up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -18,6 +18,10 @@ test: ## everything that must pass
 
 faults: ## the whole table of faults, every operation x error x position (make test runs a covering of it)
 	QUITTANCE_FAULTS=all $(STACK) exec -- cargo test --locked --test worker -- --include-ignored --nocapture faults
+
+histories: ## newest wins on the real services, HISTORIES=200 [FROM=0] (make test runs eight)
+	QUITTANCE_HISTORIES=$(or $(HISTORIES),200) QUITTANCE_SEED=$(or $(FROM),0) \
+		$(STACK) exec -- cargo test --locked --test worker -- --include-ignored --nocapture newest
 
 bench: ## documents/s, parking, replay and settlement on the local stack, as ratios (WHAT=bulk|park|replay|settle for one)
 	$(STACK) exec -- cargo bench --locked --bench side_path -- $(WHAT)

@@ -5,6 +5,7 @@
   up [--no-opensearch] | down | status  a stack that stays, with queues and buckets, in .stack/ of this checkout
   stop-opensearch [--kill]              in a run, or for the one that is up: search goes away…
   start-opensearch                      …and comes back, on the same port and data
+  node [MAX_CONTENT_LENGTH]             in a run: one more OpenSearch, steered through stdin (lib/node.py)
   check [--demo]                        is everything here that has to be installed first?
   cargo-deny ARGS…                      a pinned cargo-deny, in this checkout
   scripts                               shell and Python of this checkout parse, and the samples are what they should be
@@ -18,7 +19,7 @@ import os
 import subprocess
 import sys
 
-from . import find, install, keeper, run, stay
+from . import find, install, keeper, node, run, stay
 from .install import say
 
 EX_USAGE = 64
@@ -170,6 +171,8 @@ def main(arguments):
             return steer("killed" if rest else "down")
         if command == "start-opensearch" and not rest:
             return steer("up")
+        if command == "node" and len(rest) <= 1 and os.environ.get("STACK_RUN"):
+            return node.serve(os.environ["STACK_RUN"], rest[0] if rest else "100mb")
     except find.Missing as missing:
         return refuse([str(missing)])
     except install.InstallFailed as failed:

@@ -57,6 +57,9 @@ class Container(servers.Server):
             self.compose(*(["kill", self.service] if signum == signal.SIGKILL else ["stop", self.service]))
         self.process = None
 
+    def freeze(self, on):
+        self.compose("pause" if on else "unpause", self.service)
+
     def discard(self):
         self.process = None  # remove() ends them all
 

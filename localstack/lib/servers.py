@@ -107,6 +107,10 @@ class Server:
                 self.process.wait()
         self.process = None
 
+    def freeze(self, on):
+        """Stops it in the middle of whatever it does, or lets it go on."""
+        self.process.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
+
     def discard(self):
         """The run is over and so is its state: no time is given."""
         self.stop(signal.SIGKILL)
@@ -154,9 +158,9 @@ class OpenSearch(Server):
     name = "OpenSearch"
     HEAP = ["-Xms256m", "-Xmx512m"]
 
-    def __init__(self, run, java, home):
+    def __init__(self, run, java, home, settings=()):
         super().__init__(run)
-        self.java, self.home = java, home
+        self.java, self.home, self.settings = java, home, settings
 
     def _configure(self):
         # Rewritten at each start. The folder must be writable: the node puts its keystore there.
@@ -170,7 +174,7 @@ class OpenSearch(Server):
                 f"path.logs: {json.dumps(os.path.join(self.folder, 'logs'))}",
                 "network.host: 127.0.0.1", f"http.port: {self.port}", "transport.port: 0",
                 "discovery.type: single-node", "cluster.routing.allocation.disk.threshold_enabled: false",
-                "bootstrap.memory_lock: false", "node.processors: 2", "")))
+                "bootstrap.memory_lock: false", "node.processors: 2", *self.settings, "")))
         with open(os.path.join(self.folder, "config", "log4j2.properties"), "w", encoding="utf-8") as file:
             file.write("""status = error
 appender.console.type = Console

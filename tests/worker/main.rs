@@ -7,13 +7,16 @@
 // All of this is test code, though clippy only sees the functions marked as tests as such.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod converged;
 mod process;
 mod relay;
 mod search;
+mod stories;
 mod waiting;
 mod world;
 
 mod body_shapes;
+mod broken;
 mod crash;
 mod crash_loop;
 mod dead_letters;
@@ -21,6 +24,7 @@ mod faults;
 mod keys;
 mod main_job;
 mod migrate;
+mod newest;
 mod outage;
 mod overwrite;
 mod parked;

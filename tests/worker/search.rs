@@ -1,5 +1,6 @@
 //! OpenSearch as a reader and an operator see it, not through the code under test.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use opensearch::OpenSearch;
@@ -10,6 +11,8 @@ use serde_json::{Value, json};
 
 pub struct Search {
     client: OpenSearch,
+    /// Where it is.
+    pub endpoint: String,
     /// The write alias.
     pub alias: String,
     /// Deletes the index in the end, and those that took its place.
@@ -22,17 +25,22 @@ pub fn endpoint() -> String {
 
 impl Search {
     pub fn of(alias: &str) -> Self {
-        Self::at(alias, true)
+        Self::at(&endpoint(), alias, true)
     }
 
-    fn at(alias: &str, owned: bool) -> Self {
-        let transport = Transport::single_node(&endpoint()).unwrap();
-        Self { client: OpenSearch::new(transport), alias: alias.to_owned(), owned }
+    fn at(endpoint: &str, alias: &str, owned: bool) -> Self {
+        let client = OpenSearch::new(Transport::single_node(endpoint).unwrap());
+        Self { client, endpoint: endpoint.to_owned(), alias: alias.to_owned(), owned }
+    }
+
+    /// On a node that ends with the test.
+    pub fn on(node: &str, alias: &str) -> Self {
+        Self::at(node, alias, false)
     }
 
     /// Of an index that somebody else will delete.
     pub fn borrowed(alias: &str) -> Self {
-        Self::at(alias, false)
+        Self::at(&endpoint(), alias, false)
     }
 
     pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
@@ -47,7 +55,7 @@ impl Search {
     pub async fn find(&self, query: Value) -> Vec<Value> {
         self.ask(Method::Post, &format!("/{}/_refresh", self.alias), None).await;
         let path = format!("/{}-search/_search", self.alias);
-        let (status, reply) = self.ask(Method::Post, &path, Some(json!({ "query": query, "size": 1000 }))).await;
+        let (status, reply) = self.ask(Method::Post, &path, Some(json!({ "query": query, "size": 10_000 }))).await;
         assert_eq!(status, 200, "{reply}");
         reply["hits"]["hits"].as_array().expect("hits").iter().map(|hit| hit["_source"].clone()).collect()
     }
@@ -68,6 +76,18 @@ impl Search {
         keys
     }
 
+    /// All that the index holds of a bucket, deleted or not: by id, the version and the document.
+    pub async fn held(&self, bucket: &str) -> BTreeMap<String, (u64, Value)> {
+        self.ask(Method::Post, &format!("/{}/_refresh", self.alias), None).await;
+        let query = json!({ "query": { "term": { "bucket": bucket } }, "size": 10_000, "version": true });
+        let (status, reply) = self.ask(Method::Post, &format!("/{}/_search", self.alias), Some(query)).await;
+        assert_eq!(status, 200, "{reply}");
+        let held = |hit: &Value| {
+            (hit["_id"].as_str().unwrap().to_owned(), (hit["_version"].as_u64().unwrap(), hit["_source"].clone()))
+        };
+        reply["hits"]["hits"].as_array().expect("hits").iter().map(held).collect()
+    }
+
     /// The document as the index holds it, deleted or not.
     pub async fn stored(&self, id: &str) -> Option<Value> {
         let (_, found) = self.ask(Method::Get, &format!("/{}/_doc/{id}", self.alias), None).await;
@@ -82,10 +102,10 @@ impl Drop for Search {
             return;
         }
         let names: Vec<String> = (1..=3).map(|number| format!("{}-v{number}", self.alias)).collect();
-        let path = format!("/{}?ignore_unavailable=true", names.join(","));
+        let (endpoint, path) = (self.endpoint.clone(), format!("/{}?ignore_unavailable=true", names.join(",")));
         let gone = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let client = OpenSearch::new(Transport::single_node(&endpoint()).unwrap());
+            let client = OpenSearch::new(Transport::single_node(&endpoint).unwrap());
             runtime.block_on(async {
                 let sent = client.send::<String, ()>(Method::Delete, &path, HeaderMap::new(), None, None, None);
                 drop(sent.await);

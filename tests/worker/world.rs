@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::process::Launch;
 use crate::relay::Relay;
-use crate::search::{Search, endpoint};
+use crate::search::Search;
 use crate::waiting::{LONG, eventually, holds};
 
 pub const NAMESPACE: &str = "acceptance";
@@ -44,36 +44,54 @@ impl World {
     /// With a notification from the source bucket to the queue, and an index.
     pub async fn new() -> Self {
         let world = Self::silent().await;
-        let queue_arn = world.arn(&world.queue).await;
+        world.notifies().await;
+        world
+    }
+
+    /// The same, with the index on a node that ends with the test.
+    pub async fn on(node: &str) -> Self {
+        let name = unique();
+        let world = Self::beside(&name, Search::on(node, &name)).await;
+        world.set_up();
+        world.notifies().await;
+        world
+    }
+
+    async fn notifies(&self) {
+        let queue_arn = self.arn(&self.queue).await;
         let created = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"].map(Event::from);
         let notify = Notify::builder().queue_arn(queue_arn).set_events(Some(created.to_vec())).build().unwrap();
         let notifications = NotificationConfiguration::builder().queue_configurations(notify).build();
-        let put = world.s3.put_bucket_notification_configuration().bucket(&world.source);
+        let put = self.s3.put_bucket_notification_configuration().bucket(&self.source);
         put.notification_configuration(notifications).send().await.unwrap();
         // S3 announces itself; that a worker skips it is a test of its own.
         let announced = eventually("S3's test event", LONG, async || {
-            let receive = world.sqs.receive_message().queue_url(&world.queue).wait_time_seconds(1);
+            let receive = self.sqs.receive_message().queue_url(&self.queue).wait_time_seconds(1);
             receive.send().await.unwrap().messages.and_then(|mut some| some.pop()).ok_or("nothing")
         })
         .await;
         assert!(announced.body().unwrap().contains("s3:TestEvent"), "{announced:?}");
         let handle = announced.receipt_handle.unwrap();
-        world.sqs.delete_message().queue_url(&world.queue).receipt_handle(handle).send().await.unwrap();
-        world
+        self.sqs.delete_message().queue_url(&self.queue).receipt_handle(handle).send().await.unwrap();
     }
 
     /// Without a notification: only what is sent arrives. With an index.
     pub async fn silent() -> Self {
-        let name = format!("w{}", uuid::Uuid::now_v7().simple());
+        let name = unique();
         let world = Self::beside(&name, Search::of(&name)).await;
-        let set_up = world.launch().run(&["setup-index"]);
-        assert_eq!(set_up.code, 0, "setup-index: {set_up:?}");
+        world.set_up();
         world
+    }
+
+    /// `worker setup-index`.
+    pub fn set_up(&self) {
+        let set_up = self.launch().run(&["setup-index"]);
+        assert_eq!(set_up.code, 0, "setup-index: {set_up:?}");
     }
 
     /// Without a notification, and with somebody else's index.
     pub async fn sharing(index: &Search) -> Self {
-        Self::beside(&format!("w{}", uuid::Uuid::now_v7().simple()), Search::borrowed(&index.alias)).await
+        Self::beside(&unique(), Search::borrowed(&index.alias)).await
     }
 
     async fn beside(name: &str, search: Search) -> Self {
@@ -117,7 +135,7 @@ impl World {
             .set("S3_BUCKET", &self.results)
             .set("SOURCE_BUCKETS", &self.source)
             .set("NAMESPACE", NAMESPACE)
-            .set("OPENSEARCH_ENDPOINT", endpoint())
+            .set("OPENSEARCH_ENDPOINT", &self.search.endpoint)
             .set("OPENSEARCH_INDEX", &self.search.alias)
             .set("SQS_VISIBILITY_TIMEOUT", 10)
             .set("WORKER_CONCURRENCY", 20)
@@ -277,6 +295,10 @@ impl World {
         })
         .await
     }
+}
+
+fn unique() -> String {
+    format!("w{}", uuid::Uuid::now_v7().simple())
 }
 
 pub async fn queue(sqs: &aws_sdk_sqs::Client, name: &str, attributes: &[(&str, &str)]) -> String {

@@ -17,6 +17,7 @@ use cell::Cell;
 use table::{Class, Op, Row, Service};
 
 use crate::search::Search;
+use crate::stories::text;
 use crate::world::World;
 
 mod cell;
@@ -87,12 +88,6 @@ async fn lane(
         }
     }
     wrong
-}
-
-fn text(end: tokio::task::JoinError) -> String {
-    let panic = end.into_panic();
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 #[tokio::test]

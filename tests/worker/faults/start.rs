@@ -120,7 +120,7 @@ async fn all_starts() {
     let mut wrong = Vec::new();
     while let Some(ended) = running.join_next_with_id().await {
         if let Err(panic) = ended {
-            wrong.push(format!("{}: {}", names[&panic.id()], super::text(panic)));
+            wrong.push(format!("{}: {}", names[&panic.id()], crate::stories::text(panic)));
         }
     }
     assert!(wrong.is_empty(), "{} failed:\n{}", wrong.len(), wrong.join("\n"));

@@ -120,6 +120,9 @@ impl Connection {
             if let Some(body) = rewritten {
                 request.set_body(body);
             }
+            if fate.reads_the_reply() {
+                request.drop_header("accept-encoding");
+            }
             if !self.meet(&mut turn, request, fate).await? {
                 return Ok(());
             }
@@ -152,6 +155,11 @@ impl Connection {
                 turn.holds(false);
                 if released.is_some() { self.tell(turn, &reply).await } else { Ok(false) }
             }
+            Fate::Late(by) => {
+                tokio::time::sleep(by).await;
+                let reply = self.ask_whoever_waits(&request).await?;
+                self.tell(turn, &reply).await
+            }
             Fate::Refuse(refuse) => {
                 let reply = match refuse.request(request.clone()) {
                     Some(rest) => Some(self.ask(&rest).await?),
@@ -168,6 +176,15 @@ impl Connection {
 
     /// The service's reply. A client that leaves meanwhile is an aborted request for the service too.
     async fn ask(&mut self, request: &Whole) -> io::Result<Whole> {
+        self.ask_while(request, true).await
+    }
+
+    /// The same, also when the client has left.
+    async fn ask_whoever_waits(&mut self, request: &Whole) -> io::Result<Whole> {
+        self.ask_while(request, false).await
+    }
+
+    async fn ask_while(&mut self, request: &Whole, client_waits: bool) -> io::Result<Whole> {
         if self.server.is_none() {
             let server = TcpStream::connect(&self.shared.upstream).await?;
             server.set_nodelay(true)?;
@@ -188,7 +205,7 @@ impl Connection {
         };
         let reply = tokio::select! {
             reply = reply => reply?,
-            () = gone(&mut self.client) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            () = gone(&mut self.client), if client_waits => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         if reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             self.server = None;
@@ -214,6 +231,14 @@ impl Connection {
                 let middle = reply.body.len() / 2;
                 if let Some(byte) = reply.body.get_mut(middle) {
                     *byte ^= 1;
+                }
+                self.tell(turn, &reply).await
+            }
+            Bend::Reversed => {
+                let mut body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+                if let Some(items) = body["items"].as_array_mut() {
+                    items.reverse();
+                    reply.set_body(body.to_string().into_bytes());
                 }
                 self.tell(turn, &reply).await
             }

@@ -47,10 +47,19 @@ pub enum Fate {
     LoseReply,
     /// Is carried out; its reply waits until the rule says otherwise.
     HoldReply,
+    /// Is carried out so much later, also when nobody waits for it any more by then.
+    Late(Duration),
     /// Is carried out; something is done to its reply.
     Bend(Bend),
     /// Some entries of the batch are refused.
     Refuse(Refuse),
+}
+
+impl Fate {
+    /// The proxy must understand the reply: it may not come packed.
+    fn reads_the_reply(&self) -> bool {
+        matches!(self, Fate::Refuse(_) | Fate::Bend(Bend::Reversed))
+    }
 }
 
 /// What happens to a reply. The byte counts in the body; in the middle of the head where there is no body.
@@ -64,6 +73,8 @@ pub enum Bend {
     DripFrom(usize),
     /// A bit of the body is another one.
     Flip,
+    /// Of `_bulk`: the items come in the reverse of the order that was asked.
+    Reversed,
     /// Another reply comes instead.
     Into(Answer),
 }
