@@ -17,6 +17,7 @@ use crate::outcome::Indexed;
 mod aimd;
 pub mod bulk;
 pub mod catalogue;
+mod everybody;
 pub mod park;
 pub mod parked;
 pub mod replay;

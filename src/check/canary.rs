@@ -84,7 +84,6 @@ struct Traces {
     key: String,
     document: DocumentId,
     record: Option<Record>,
-    markers: Vec<String>,
 }
 
 /// A step that failed, which ends the way.
@@ -95,7 +94,7 @@ impl Canary {
     pub async fn fly(&self, tell: &(dyn Fn(&str) + Sync)) -> Vec<Finding> {
         let key = format!("{}quittance-canary-{}", self.source.prefix, self.host);
         let document = DocumentId::of(&self.namespace, &self.source.bucket, &key);
-        let mut traces = Traces { key, document, record: None, markers: Vec::new() };
+        let mut traces = Traces { key, document, record: None };
         let mut findings = Vec::new();
         if let Err(Broken(finding)) = self.way(&mut traces, &mut findings, tell).await {
             findings.push(finding);
@@ -224,7 +223,7 @@ impl Canary {
         }
     }
 
-    async fn park(&self, traces: &mut Traces) -> Result<Finding, Broken> {
+    async fn park(&self, traces: &Traces) -> Result<Finding, Broken> {
         let parking = Parking {
             store: self.store.clone(),
             bucket: self.results_bucket.clone(),
@@ -232,17 +231,14 @@ impl Canary {
             clock: Arc::clone(&self.clock),
             news: Arc::default(),
         };
-        let what = self.parkable(traces);
-        traces.markers.push(self.marker(&what));
-        match parking.park(&what, Lot::Retry, "worker check --deep").await {
+        match parking.park(&self.parkable(traces), Lot::Retry, "worker check --deep").await {
             Ok(()) => Ok(Finding::pass(PARK, "parked under retry-index/")),
             Err(why) => Err(Broken(Finding::fail(PARK, &why, RIGHTS))),
         }
     }
 
-    async fn parked_by_the_worker(&self, traces: &mut Traces) -> Result<Finding, Broken> {
-        let marker = self.marker(&self.parkable(traces));
-        traces.markers.push(marker.clone());
+    async fn parked_by_the_worker(&self, traces: &Traces) -> Result<Finding, Broken> {
+        let marker = self.marker(traces, Lot::Retry);
         let there = async || self.store.head(&self.results_bucket, &marker).await.map_err(told);
         match self.until(INDEX_WITHIN, there).await {
             Ok((_, took)) => Ok(Finding::pass(PARK, &format!("parked by the worker after {took}"))),
@@ -255,8 +251,7 @@ impl Canary {
     }
 
     async fn replayed(&self, traces: &Traces) -> Result<Finding, Broken> {
-        let marker = self.marker(&self.parkable(traces));
-        let errored = format!("{}{}", Lot::Errored.prefix(), marker.split_once('/').map_or("", |(_, tail)| tail));
+        let (marker, errored) = (self.marker(traces, Lot::Retry), self.marker(traces, Lot::Errored));
         let gone = async || match self.store.head(&self.results_bucket, &marker).await.map_err(told)? {
             Some(_) => Ok(None),
             None => Ok(Some(self.store.head(&self.results_bucket, &errored).await.map_err(told)?.is_some())),
@@ -287,12 +282,9 @@ impl Canary {
     /// Markers first, or a replay would bring back the index entry; the record, by which the next run finds it, last.
     async fn take_away(&self, traces: &Traces) -> Result<(), String> {
         let Some(record) = &traces.record else { return Ok(()) };
-        let own = self.marker(&self.parkable(traces));
-        for marker in traces.markers.iter().chain([&own]) {
-            for lot in [Lot::Retry, Lot::Errored] {
-                let key = format!("{}{}", lot.prefix(), marker.split_once('/').map_or("", |(_, tail)| tail));
-                within(self.store.delete(&self.results_bucket, &key), StoreError::Unavailable).await.map_err(told)?;
-            }
+        for lot in [Lot::Retry, Lot::Errored] {
+            let marker = self.marker(traces, lot);
+            within(self.store.delete(&self.results_bucket, &marker), StoreError::Unavailable).await.map_err(told)?;
         }
         if let Some(catalogue) = &self.catalogue {
             let entry = [(traces.document.clone(), record.revision)];
@@ -340,9 +332,14 @@ impl Canary {
         }
     }
 
-    fn marker(&self, what: &Parkable) -> String {
-        let day = crate::clock::date(what.recorded_ms);
-        layout::parked(&day, &self.namespace, &what.document_id, what.revision)
+    /// Its key: the day is the record's, whoever parks.
+    fn marker(&self, traces: &Traces, lot: Lot) -> String {
+        let Parkable { document_id, revision, recorded_ms, .. } = self.parkable(traces);
+        let day = crate::clock::date(recorded_ms);
+        match lot {
+            Lot::Retry => layout::parked(&day, &self.namespace, &document_id, revision),
+            Lot::Errored => layout::errored(&day, &self.namespace, &document_id, revision),
+        }
     }
 
     /// Looks until there is something, and says after how long; an error is looked past until the time is over.

@@ -4,7 +4,6 @@
 //! request timeout, that no more requests are outstanding than the index bears (`aimd`), abandoned ones included, and
 //! that a sick index is asked only now and then. Parks nothing, and knows no file.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::aimd::Aimd;
+use super::everybody::Refused;
 use super::{IndexItem, ItemVerdict, Search};
 use crate::breaker::{Breaker, Habits, Leave, Turn};
 use crate::events::{self, Event};
@@ -37,10 +37,6 @@ const WAITING_REPLAY_BYTES: usize = 16 * 1024 * 1024;
 const UNIT: usize = 1024;
 /// A replayed document waits this many request timeouts for its turn: nine slots of the slowest index, its own, and some.
 const REPLAY_WAITS: u32 = 12;
-
-/// Distinct documents with which a whole request was refused, and none judged in between, that are no document's fault: as
-/// for messages (design §2).
-const EVERYBODY: usize = 5;
 
 /// Why a document was not sent.
 const OPEN: &str = "the index breaker is open";
@@ -70,7 +66,7 @@ struct Shared {
     /// When it was last seen at work.
     well: Mutex<Option<Instant>>,
     /// Documents with which a whole request was refused (400) since then.
-    suspects: Mutex<BTreeSet<DocumentId>>,
+    suspects: Mutex<Refused<DocumentId>>,
     /// The last document that was taken, fresh or replayed.
     taken: Mutex<Option<DocumentId>>,
     pace: Mutex<Pace>,
@@ -192,12 +188,12 @@ impl Shared {
     }
 
     /// With this document a whole request was refused, and it alone; whether that is no fault of its own.
-    fn suspect(&self, alone: &[Offered]) -> bool {
-        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        if suspects.len() < EVERYBODY {
-            suspects.extend(alone.iter().map(|offered| offered.item.document_id.clone()));
-        }
-        suspects.len() >= EVERYBODY
+    fn suspect(&self, alone: &DocumentId) -> bool {
+        self.suspects().add(alone.clone())
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Refused<DocumentId>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None` is well. Trouble is since when, and what: some in a row open the breaker, or one that has cost what they may
@@ -207,7 +203,7 @@ impl Shared {
         let turn = self.with_breaker(|breaker, now| match trouble {
             None => {
                 *well = Some(now);
-                self.suspects.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                self.suspects().somebody_was_taken();
                 breaker.success(now)
             }
             Some((began, _)) => {

@@ -1,7 +1,6 @@
 //! `worker check --deep` (design §8): the canary goes the whole way of a file, is never shown, and nothing of it stays.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quittance::check::canary::{Canary, obstacle};
 use quittance::check::{Finding, Verdict};
@@ -13,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use crate::sim::worker::namespace;
 use crate::sim::{RESULTS, Rule, SOURCE, Setup, Site, Verb};
 
-const SECOND: Duration = Duration::from_secs(1);
 const KEY: &str = "in/quittance-canary-here";
 
 fn canary(site: &Site, search: bool) -> Canary {
@@ -110,7 +108,6 @@ async fn whatever_breaks_is_named_and_the_canary_is_taken_away_at_the_latest_by_
         site.world.store.heal();
         site.world.search.faults(|all| *all = Default::default());
         site.until_empty().await;
-        tokio::time::sleep(300 * SECOND).await;
         assert_eq!(fly(&site, true).await, ALL.map(|name| (name, Verdict::Pass)), "{name}: after healing");
         nothing_is_left(&site);
         worker.stop().await;

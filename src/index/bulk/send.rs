@@ -103,7 +103,8 @@ pub(super) async fn send(shared: &Shared, batch: Vec<Offered>, trial: bool, full
             Err(SearchError::WholeRefused(why)) if part.offered.len() == 1 => {
                 ended(Ending::Answered);
                 learnt.refused_alone = true;
-                if !shared.suspect(&part.offered) {
+                let everybodys = part.offered.iter().any(|offered| shared.suspect(&offered.item.document_id));
+                if !everybodys {
                     part.answer_all(&ItemVerdict::Refused(why));
                     continue;
                 }

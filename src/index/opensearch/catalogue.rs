@@ -8,6 +8,7 @@ use bytes::Bytes;
 use opensearch::http::Method;
 use opensearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::reply::{one_line, whole_trouble};
@@ -22,11 +23,18 @@ const MAX_HITS: usize = 10_000;
 /// Owners in one answer.
 const MAX_OWNERS: usize = 1_000;
 
+/// What a search says of itself, and what it was asked for.
 #[derive(Deserialize)]
-struct Found {
+struct Searched<T> {
     timed_out: bool,
     #[serde(rename = "_shards")]
     shards: Shards,
+    #[serde(flatten)]
+    found: T,
+}
+
+#[derive(Deserialize)]
+struct Found {
     hits: Hits,
 }
 
@@ -61,9 +69,6 @@ struct Source {
 
 #[derive(Deserialize)]
 struct Grouped {
-    timed_out: bool,
-    #[serde(rename = "_shards")]
-    shards: Shards,
     aggregations: Groups,
 }
 
@@ -143,7 +148,7 @@ impl Catalogue for OpenSearchIndex {
         });
         let path = format!("/{}/_search", in_path(&self.alias));
         let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
-        let found = whole(&answer)?;
+        let found: Found = whole(&answer)?;
         let entry = |hit: Hit| Entry {
             document_id: hit.id,
             key: hit.source.key,
@@ -167,12 +172,7 @@ impl Catalogue for OpenSearchIndex {
                 "aggs": { "owners": { "composite": composite } },
             });
             let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
-            let found: Grouped = serde_json::from_slice(&answer)
-                .map_err(|error| unavailable(format!("the reply cannot be read: {error}")))?;
-            if found.timed_out || found.shards.failed > 0 {
-                return Err(unavailable("only a part of the index answered"));
-            }
-            let Buckets { buckets, after_key } = found.aggregations.owners;
+            let Grouped { aggregations: Groups { owners: Buckets { buckets, after_key } } } = whole(&answer)?;
             let more = buckets.len() == MAX_OWNERS;
             owners.extend(
                 buckets.into_iter().map(|Bucket { key: BucketKey { namespace, bucket } }| Owner { namespace, bucket }),
@@ -200,7 +200,7 @@ impl Catalogue for OpenSearchIndex {
         });
         let path = format!("/{}/_search", in_path(&self.read_alias()));
         let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
-        Ok(!whole(&answer)?.hits.hits.is_empty())
+        Ok(!whole::<Found>(&answer)?.hits.hits.is_empty())
     }
 
     async fn remove(&self, documents: &[(DocumentId, u64)]) -> Result<Vec<Removal>, SearchError> {
@@ -252,13 +252,14 @@ impl OpenSearchIndex {
     }
 }
 
-fn whole(answer: &[u8]) -> Result<Found, SearchError> {
-    let found: Found =
+/// A part of the entries would make the others look missing.
+fn whole<T: DeserializeOwned>(answer: &[u8]) -> Result<T, SearchError> {
+    let searched: Searched<T> =
         serde_json::from_slice(answer).map_err(|error| unavailable(format!("the reply cannot be read: {error}")))?;
-    if found.timed_out || found.shards.failed > 0 {
+    if searched.timed_out || searched.shards.failed > 0 {
         return Err(unavailable("only a part of the index answered"));
     }
-    Ok(found)
+    Ok(searched.found)
 }
 
 fn query(stretch: &Stretch) -> Value {

@@ -5,15 +5,14 @@
 //! that the memory is bounded. It is the replayer's own: another replayer counts anew, so that a budget is spent late
 //! rather than early. Pure; asks nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::index::everybody::Refused;
 use crate::retry::{Backoff, Jitter};
 
-/// Documents refused in a row, and none taken, that make it everybody's trouble.
-const EVERYBODY: usize = 5;
 /// Markers that are remembered: about 2 MiB. One that is not is tried again at the next look, without a charge.
 const MOST: usize = 10_000;
 /// Between seeing that a marker lies in `errored-index/` as well and trusting that it stays there: an operator's reset
@@ -56,13 +55,13 @@ pub enum Charge {
 pub struct Patience {
     budget: Budget,
     own: BTreeMap<String, Own>,
-    refused: BTreeSet<String>,
+    refused: Refused<String>,
 }
 
 impl Patience {
     /// Nothing is remembered yet.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, own: BTreeMap::new(), refused: BTreeSet::new() }
+        Self { budget, own: BTreeMap::new(), refused: Refused::default() }
     }
 
     /// Whether a marker may be tried now.
@@ -83,20 +82,17 @@ impl Patience {
     /// It is gone: indexed, moved, or taken by somebody else.
     pub fn gone(&mut self, key: &str) {
         self.own.remove(key);
-        self.refused.remove(key);
+        self.refused.forget(key);
     }
 
     /// A document was judged by the index: what others suffer is their own.
     pub fn somebody_was_taken(&mut self) {
-        self.refused.clear();
+        self.refused.somebody_was_taken();
     }
 
     /// A marker was refused for an unclear reason.
     pub fn refused(&mut self, key: &str, now: Instant, jitter: &Jitter) -> Charge {
-        if self.refused.len() < EVERYBODY {
-            self.refused.insert(key.to_owned());
-        }
-        let everybodys = self.refused.len() >= EVERYBODY;
+        let everybodys = self.refused.add(key.to_owned());
         let refusals = self.own.get(key).map_or(0, |own| own.refusals) + u32::from(!everybodys);
         if !everybodys && refusals >= self.budget.retries {
             return Charge::Spent(refusals);

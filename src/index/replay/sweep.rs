@@ -17,7 +17,7 @@ use crate::index::park::markers::{Markers, PAGE};
 
 /// Markers in work at once: a bulk request is built of them.
 const TOGETHER: usize = 64;
-/// At the beginning; each that is taken makes room for one more. On a store that is sick, all in work would ask it, each
+/// At the beginning; each that is answered, however, makes room for one more. On a store that is sick, all in work would ask it, each
 /// with the SDK's three tries, before the first of them can say so.
 const FEW: usize = 4;
 /// Records in memory at once, bytes; one that is larger goes alone.
