@@ -12,6 +12,7 @@ use quittance::start::{self, CannotStart};
 use quittance::store::StoreError;
 use quittance::store::s3::{self, S3Store};
 use quittance::telemetry::{self, Identity};
+use quittance::terminal::page;
 use quittance::upkeep::command;
 
 fn main() -> ExitCode {
@@ -78,7 +79,7 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
             };
             let by = format!("redrive parked by {}", whoami());
             let answer = start::parked::parked(order, namespace, &file, &aws, by, &tell).await?;
-            print!("{}", if json { answer.json } else { answer.text });
+            page(if json { &answer.json } else { &answer.text });
             Ok(answer.code)
         }
         Order::Reconcile(config) => {
@@ -104,7 +105,7 @@ async fn pause_file(place: command::Place) -> Result<PauseFile, CannotStart> {
 
 fn told(file: &PauseFile, done: Result<operator::Report, StoreError>, json: bool) -> Result<u8, CannotStart> {
     let report = done.map_err(|error| start::no_pause_file(&file.bucket, &error))?;
-    print!("{}", if json { report.json() } else { report.text() });
+    page(&if json { report.json() } else { report.text() });
     Ok(exit::EX_OK)
 }
 

@@ -11,6 +11,7 @@ use quittance::start::CannotStart;
 use quittance::start::migrate::Wishes;
 use quittance::store::s3::{self, S3Store};
 use quittance::telemetry::{self, Identity};
+use quittance::terminal::page;
 use quittance::{check, events, process, start};
 
 fn main() -> ExitCode {
@@ -113,7 +114,7 @@ async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
     };
     match index.setup_index(config.analyzer).await {
         Ok(report) => {
-            print!("{report}");
+            page(&report.to_string());
             Ok(if report.has_conflicts() { exit::EX_CONFIG } else { exit::EX_OK })
         }
         Err(error) => Err(start::no_index(&error)),
@@ -122,7 +123,7 @@ async fn setup_index(config: &WorkerConfig) -> Result<u8, CannotStart> {
 
 async fn migrate_index(config: &WorkerConfig, wishes: Wishes) -> Result<u8, CannotStart> {
     let (report, code) = start::migrate::migrate(config, &start::aws().await?, wishes).await?;
-    print!("{report}");
+    page(&report);
     Ok(code)
 }
 
@@ -154,6 +155,6 @@ async fn doctor(config: &WorkerConfig, json: bool, deep: bool) -> Result<u8, Can
             None => start::canary(config, &aws)?.fly(&|line| eprintln!("{line}")).await,
         });
     }
-    print!("{}", if json { check::json(&findings) } else { check::text(&findings) });
+    page(&if json { check::json(&findings) } else { check::text(&findings) });
     Ok(check::exit_code(&findings))
 }

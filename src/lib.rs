@@ -61,5 +61,6 @@ pub mod spawn;
 pub mod start;
 pub mod store;
 pub mod telemetry;
+pub mod terminal;
 pub mod upkeep;
 mod word;

@@ -48,17 +48,19 @@ pub struct Signals {
     usr2: Signal,
 }
 
-/// Waits for what ends an operator's command: Ctrl-C, SIGTERM, or a terminal that is gone (SIGHUP).
-pub async fn interrupted() -> io::Result<()> {
-    let [mut term, mut int, mut hup] =
-        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
-    tokio::select! {
-        biased;
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        _ = hup.recv() => {}
+/// Cancelled by what ends an operator's command: Ctrl-C, SIGTERM, or a terminal that is gone (SIGHUP). From now on none
+/// of them ends the process by itself, the second no more than the first: what is in hand is finished.
+pub fn on_interrupt() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let (mut signals, stop) = (signal(kind)?, stop.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                stop.cancel();
+            }
+        });
     }
-    Ok(())
+    Ok(stop)
 }
 
 impl Signals {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::attempts::AttemptsLog;
@@ -37,9 +38,11 @@ use crate::queue::sqs::{self, SqsQueue};
 use crate::queue::{Queue, QueueError, QueueFacts};
 use crate::retry::{Backoff, Jitter};
 use crate::settle::Desk;
+use crate::shutdown::on_interrupt;
 use crate::store::s3::{self, S3Store};
 use crate::store::{Store, StoreError, layout};
 
+pub mod begin;
 mod canary;
 pub mod migrate;
 pub mod parked;
@@ -360,6 +363,11 @@ fn desk(
 /// `FAILED_RETRY_*`.
 pub fn replay_budget(retries: u32, base: Duration, cap: Duration) -> Budget {
     Budget { retries, backoff: Backoff { base, cap } }
+}
+
+/// What ends an operator's command, from here on ([`crate::shutdown::on_interrupt`]).
+pub fn stop_on_interrupt() -> Result<CancellationToken, CannotStart> {
+    on_interrupt().map_err(|error| CannotStart::missing(format!("cannot listen to signals: {error}")))
 }
 
 /// This machine's name.

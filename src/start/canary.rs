@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use aws_config::SdkConfig;
 
-use super::parked::stop_by_signal;
-use super::{CannotStart, host, search_index};
+use super::{CannotStart, host, search_index, stop_on_interrupt};
 use crate::check::canary::Canary;
 use crate::clock::SystemClock;
 use crate::config::WorkerConfig;
@@ -29,6 +28,6 @@ pub fn canary(config: &WorkerConfig, aws: &SdkConfig) -> Result<Canary, CannotSt
         results_bucket: config.results_bucket.clone(),
         host: host(),
         clock: Arc::new(SystemClock),
-        stop: stop_by_signal(),
+        stop: stop_on_interrupt()?,
     })
 }

@@ -10,7 +10,7 @@ use aws_config::SdkConfig;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{CannotStart, index_client, look_at_bucket, look_at_index};
+use super::{CannotStart, index_client, look_at_bucket, look_at_index, stop_on_interrupt};
 use crate::clock::SystemClock;
 use crate::config::{WorkerConfig, exit};
 use crate::events::{self, Event as _};
@@ -19,7 +19,6 @@ use crate::index::opensearch::{OpenSearchIndex, OpenSearchSuccession};
 use crate::message::detail::{detail, printable};
 use crate::retry::Jitter;
 use crate::store::s3::{self, S3Store};
-use crate::upkeep::command::stop_on_signals;
 use crate::upkeep::migrate::{Memory, Migrate, Phase, Report, Sink, Way};
 
 /// Between two lines of progress.
@@ -44,7 +43,7 @@ pub async fn migrate(config: &WorkerConfig, aws: &SdkConfig, wishes: Wishes) -> 
         let line = "SKIP_OPENSEARCH is set: there is no index to migrate".into();
         return Err(CannotStart { line, code: exit::EX_CONFIG });
     };
-    let stop = stop_on_signals()?;
+    let stop = stop_on_interrupt()?;
     let store = Arc::new(S3Store::new(s3::client(aws)));
     look_at_bucket("S3_BUCKET", &config.results_bucket, store.as_ref()).await?;
     let index = Arc::new(index_client(search, aws)?);

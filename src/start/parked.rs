@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use tokio_util::sync::CancellationToken;
 
-use super::{CannotStart, index_client, no_pause_file};
+use super::{CannotStart, index_client, no_pause_file, stop_on_interrupt};
 use crate::books::Books;
 use crate::clock::SystemClock;
 use crate::config::{OpenSearchConfig, ParkedOrder, exit};
@@ -25,7 +24,6 @@ use crate::index::replay::patience::Budget;
 use crate::message::Namespace;
 use crate::pause::{PauseFile, Watch};
 use crate::retry::Jitter;
-use crate::shutdown::interrupted;
 use crate::store::StoreError;
 
 /// Between two looks of a person.
@@ -59,7 +57,7 @@ pub async fn parked(
             if let Some(refused) = refusal(file).await? {
                 return Ok(refused);
             }
-            let stop = stop_by_signal();
+            let stop = stop_on_interrupt()?;
             let answer =
                 lots.reset(key_prefix.as_deref(), &stop, &|number| tell(&format!("\r{number} parked again "))).await;
             tell("\r\x1b[K");
@@ -113,7 +111,7 @@ async fn replay(
         budget,
         me: Replaying { id: uuid::Uuid::now_v7().to_string(), by },
     };
-    let stop = stop_by_signal();
+    let stop = stop_on_interrupt()?;
     let gate = Arc::new(Gate::new(Arc::clone(&jitter)));
     let watch = Watch { file: file.clone(), jitter };
     let mut pauses = gate.pauses();
@@ -127,15 +125,4 @@ async fn replay(
     let answer = tokio::select! { biased; answer = now.run(&holder) => answer, never = show(all, &books, tell) => match never {} };
     tell("\r\x1b[K");
     Ok(answer)
-}
-
-pub(super) fn stop_by_signal() -> CancellationToken {
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        if interrupted().await.is_ok() {
-            told.cancel();
-        }
-    });
-    stop
 }

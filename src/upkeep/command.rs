@@ -1,16 +1,13 @@
-//! The upkeep commands of `redrive`: clients, signals, lines on the terminal, exit codes.
+//! The upkeep commands of `redrive`: clients, what is said, exit codes.
 //!
-//! Promises that findings and reports go to stdout and all else to stderr, that text from outside cannot drive the
-//! terminal, that what writes does not begin while the fleet is paused and stops between two steps when it is, and that a
+//! Promises that what writes does not begin while the fleet is paused and stops between two steps when it is, and that a
 //! run that did not end says how to go on. Decides nothing about a file.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
 
 use aws_config::SdkConfig;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::Outbox;
@@ -23,16 +20,13 @@ use crate::config::{FindConfig, PurgeConfig, ReconcileConfig, ReprocessConfig, e
 use crate::events::{self, Event as _};
 use crate::index::opensearch::Hit;
 use crate::index::park::Parking;
-use crate::index::parked::{Answer, refused_by};
 use crate::message::detail::{detail, printable};
-use crate::pause::{PauseFile, Watch};
+use crate::pause::PauseFile;
 use crate::queue::sqs::{self, SqsQueue};
-use crate::retry::Jitter;
-use crate::start::{self, CannotStart};
+use crate::start::begin::{Begin, begin};
+use crate::start::{self, CannotStart, stop_on_interrupt};
 use crate::store::s3::{self, S3Store};
-
-/// Longest text of a key in a line for a person: any key fits.
-const KEY_CHARS: usize = 2_048;
+use crate::terminal::{KEY_CHARS, Page, out, shell};
 
 /// What every upkeep command knows.
 pub struct Place {
@@ -42,11 +36,17 @@ pub struct Place {
     pub json: bool,
 }
 
+impl Place {
+    fn pause_file(&self, store: &Arc<S3Store>) -> PauseFile {
+        PauseFile { store: store.clone(), bucket: self.results_bucket.clone() }
+    }
+}
+
 /// Compares, and repairs.
 pub async fn reconcile(config: ReconcileConfig, place: Place) -> Result<u8, CannotStart> {
-    let (aws, stop) = (start::aws().await?, stop_on_signals()?);
+    let (aws, stop) = (start::aws().await?, stop_on_interrupt()?);
     let store = Arc::new(S3Store::new(s3::client(&aws)));
-    let paused = match pause(&place, store.clone(), config.repair.is_some(), &stop).await? {
+    let paused = match begin(place.pause_file(&store), config.repair.is_some(), place.json, &stop).await? {
         Begin::Go(paused) => paused,
         Begin::Refused(code) => return Ok(code),
     };
@@ -119,9 +119,9 @@ pub async fn reconcile(config: ReconcileConfig, place: Place) -> Result<u8, Cann
 
 /// Has files worked on anew.
 pub async fn reprocess(config: ReprocessConfig, place: Place) -> Result<u8, CannotStart> {
-    let (aws, stop) = (start::aws().await?, stop_on_signals()?);
+    let (aws, stop) = (start::aws().await?, stop_on_interrupt()?);
     let store = Arc::new(S3Store::new(s3::client(&aws)));
-    let paused = match pause(&place, store.clone(), config.send.is_some(), &stop).await? {
+    let paused = match begin(place.pause_file(&store), config.send.is_some(), place.json, &stop).await? {
         Begin::Go(paused) => paused,
         Begin::Refused(code) => return Ok(code),
     };
@@ -165,9 +165,9 @@ pub async fn reprocess(config: ReprocessConfig, place: Place) -> Result<u8, Cann
 
 /// Forgets what was removed long ago.
 pub async fn purge(config: PurgeConfig, place: Place) -> Result<u8, CannotStart> {
-    let (aws, stop) = (start::aws().await?, stop_on_signals()?);
+    let (aws, stop) = (start::aws().await?, stop_on_interrupt()?);
     let store = Arc::new(S3Store::new(s3::client(&aws)));
-    let paused = match pause(&place, store.clone(), !config.dry_run, &stop).await? {
+    let paused = match begin(place.pause_file(&store), !config.dry_run, place.json, &stop).await? {
         Begin::Go(paused) => paused,
         Begin::Refused(code) => return Ok(code),
     };
@@ -278,110 +278,10 @@ fn of_area(area: &Area) -> String {
     format!(" --bucket {}{prefix}", area.bucket)
 }
 
-/// A word that any shell takes as it is, whatever a key holds.
-fn shell(text: &str) -> String {
-    if text.chars().any(char::is_control) {
-        // `$'…'` knows escapes; a control character typed as itself would not survive a terminal.
-        let escaped: String = text
-            .chars()
-            .map(|c| match c {
-                '\'' | '\\' => format!("\\{c}"),
-                c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
-                c => c.to_string(),
-            })
-            .collect();
-        return format!("$'{escaped}'");
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 async fn outbox(url: &str, rate: u32, aws: &SdkConfig) -> Result<Outbox, CannotStart> {
     let client = sqs::settling_client(aws);
     start::look_at_queue("SQS_QUEUE_URL", url, &client).await?;
     Ok(Outbox::new(Arc::new(SqsQueue::new(client, url)), rate))
-}
-
-/// Whether a run may begin.
-enum Begin {
-    /// It may; cancelled where a pause stopped it.
-    Go(CancellationToken),
-    /// The fleet is paused: with this exit code.
-    Refused(u8),
-}
-
-/// What writes obeys the pause of the fleet, as the replay does; a look is no work.
-async fn pause(
-    place: &Place,
-    store: Arc<S3Store>,
-    writes: bool,
-    stop: &CancellationToken,
-) -> Result<Begin, CannotStart> {
-    let paused = CancellationToken::new();
-    if !writes {
-        return Ok(Begin::Go(paused));
-    }
-    let file = PauseFile { store, bucket: place.results_bucket.clone() };
-    let standing = file.look().await.map_err(|error| start::no_pause_file(&file.bucket, &error))?;
-    if let Some(Answer { text, json, code }) = refused_by(standing) {
-        out(if place.json { json.trim_end() } else { text.trim_end() });
-        return Ok(Begin::Refused(code));
-    }
-    let watch = Watch { file, jitter: Arc::new(Jitter::from_entropy()) };
-    let (told, stop) = (paused.clone(), stop.clone());
-    tokio::spawn(async move {
-        watch.until_paused().await;
-        told.cancel();
-        stop.cancel();
-    });
-    Ok(Begin::Go(paused))
-}
-
-/// Ctrl-C, SIGTERM and a terminal that goes away: the batch in hand is finished.
-pub(crate) fn stop_on_signals() -> Result<CancellationToken, CannotStart> {
-    let cannot = |error: std::io::Error| CannotStart::missing(format!("cannot listen to signals: {error}"));
-    let stop = CancellationToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        let (mut signals, stop) = (signal(kind).map_err(cannot)?, stop.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                stop.cancel();
-            }
-        });
-    }
-    Ok(stop)
-}
-
-/// Nobody is there to be told that nobody is there.
-fn out(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
-}
-
-/// Stdout for findings, stderr for the rest; on a terminal one line of progress that is written over.
-struct Page {
-    json: bool,
-    shows_progress: bool,
-}
-
-impl Page {
-    fn new(json: bool) -> Self {
-        Self { json, shows_progress: std::io::stderr().is_terminal() }
-    }
-
-    fn line(&self, text: &str) {
-        if self.shows_progress {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[2K{text}");
-        }
-    }
-
-    fn close(&self) {
-        self.line("");
-    }
-
-    fn trouble(&self, name: &str, why: &str) {
-        self.line("");
-        let (name, why) = (printable(name, KEY_CHARS), detail(why));
-        let _ = writeln!(std::io::stderr().lock(), "redrive: {name}: {why}");
-    }
 }
 
 impl reconcile::Sink for Page {
@@ -426,22 +326,5 @@ impl purge::Sink for Page {
 
     fn progress(&mut self, report: &purge::Report) {
         self.line(&format!("{} records, {} old tombstones", report.tally.records, report.tally.tombstones));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_one_word_to_a_shell_whatever_is_in_it() {
-        for (key, word) in [
-            ("a b/日本.txt", "'a b/日本.txt'"),
-            ("it's", r"'it'\''s'"),
-            ("$(rm -rf /)", "'$(rm -rf /)'"),
-            ("two\nlines'\\", r"$'two\u000alines\'\\'"),
-        ] {
-            assert_eq!(shell(key), word);
-        }
     }
 }

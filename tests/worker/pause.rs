@@ -54,6 +54,15 @@ async fn a_paused_worker_asks_for_nothing_until_it_is_resumed() {
 
 #[tokio::test]
 #[ignore = "needs the local stack: make test"]
+async fn a_reader_who_goes_away_is_no_failure_of_the_command() {
+    let world = World::silent().await;
+    let mut child = world.launch().spawn_redrive(&["status"]);
+    drop(child.stdout.take()); // as `| head` does
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
 async fn a_paused_worker_still_ends_on_sigterm() {
     let world = World::silent().await;
     let mut worker = world.launch().start().await;
