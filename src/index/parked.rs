@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::Serialize;
 
@@ -92,6 +93,10 @@ pub struct ListReport {
     pub read: u64,
     /// Their kinds of reasons.
     pub reasons: BTreeMap<String, u64>,
+    /// Of the oldest, those whose markers cannot be read.
+    pub unreadable: u64,
+    /// What the first of those said.
+    pub trouble: Option<String>,
 }
 
 /// What errored.
@@ -109,6 +114,10 @@ pub struct ErroredReport {
     pub reasons: BTreeMap<String, u64>,
     /// The oldest that match.
     pub documents: Vec<Errored>,
+    /// Of those that were looked at, those whose markers cannot be read.
+    pub unreadable: u64,
+    /// What the first of those said.
+    pub trouble: Option<String>,
 }
 
 /// A document that replay has given up on.
@@ -155,7 +164,15 @@ impl Lots {
         }
         let mut read = futures_util::stream::iter(oldest).map(|key| self.read(key)).buffered(TOGETHER);
         while let Some(read) = read.next().await {
-            let (_, Some(marker)) = read? else { continue };
+            let marker = match read? {
+                (_, Seen::Marker(marker)) => marker,
+                (_, Seen::Gone) => continue,
+                (key, Seen::Unreadable(why)) => {
+                    report.unreadable += 1;
+                    report.trouble.get_or_insert(format!("{}: {why}", key.key));
+                    continue;
+                }
+            };
             report.read += 1;
             count(&mut report.reasons, &marker.reason);
             let oldest = report.oldest_failed_at.get_or_insert_with(|| marker.failed_at.clone());
@@ -188,8 +205,15 @@ impl Lots {
                 .map(|key| self.read(key))
                 .buffered(TOGETHER);
             while let Some(read) = read.next().await {
-                let (key, marker) = read?;
-                let Some(marker) = marker else { continue };
+                let (key, marker) = match read? {
+                    (key, Seen::Marker(marker)) => (key, marker),
+                    (_, Seen::Gone) => continue,
+                    (key, Seen::Unreadable(why)) => {
+                        report.unreadable += 1;
+                        report.trouble.get_or_insert(format!("{}: {why}", key.key));
+                        continue;
+                    }
+                };
                 if key_prefix.is_some_and(|prefix| !marker.key.starts_with(prefix)) {
                     continue;
                 }
@@ -219,14 +243,42 @@ impl Lots {
         count_all(&self.lot(lot)).await
     }
 
-    /// `None` in the second place: gone, or no marker that can be read.
-    async fn read(&self, key: MarkerKey) -> Result<(MarkerKey, Option<Marker>), StoreError> {
-        let Some(object) = self.parking.store.get(&self.parking.bucket, &key.key).await? else {
-            return Ok((key, None));
+    /// One that cannot be read hides no other; a store that is sick does.
+    async fn read(&self, key: MarkerKey) -> Result<(MarkerKey, Seen), StoreError> {
+        let seen = match self.bytes(&key).await {
+            Ok(None) => Seen::Gone,
+            Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
+                Ok(marker) => Seen::Marker(marker),
+                Err(error) => Seen::Unreadable(format!("it is no marker: {error}")),
+            },
+            Err(
+                error @ (StoreError::Denied(_)
+                | StoreError::Archived(_)
+                | StoreError::Interrupted(_)
+                | StoreError::Refused(_)),
+            ) => Seen::Unreadable(error.to_string()),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Throttled(_) | StoreError::BucketMissing(_))) => {
+                return Err(error);
+            }
         };
-        let bytes = read_all(object, MARKER_LIMIT).await?;
-        Ok((key, serde_json::from_slice(&bytes).ok()))
+        Ok((key, seen))
     }
+
+    async fn bytes(&self, key: &MarkerKey) -> Result<Option<Bytes>, StoreError> {
+        match self.parking.store.get(&self.parking.bucket, &key.key).await? {
+            None => Ok(None),
+            Some(object) => read_all(object, MARKER_LIMIT).await.map(Some),
+        }
+    }
+}
+
+/// A marker that was looked at.
+enum Seen {
+    Marker(Marker),
+    /// It was taken away meanwhile.
+    Gone,
+    /// Why.
+    Unreadable(String),
 }
 
 /// How many markers there are; one LIST for each thousand.
@@ -256,6 +308,10 @@ fn table(page: &mut String, head: &str, rows: &BTreeMap<String, u64>) {
     }
 }
 
+fn unread(unreadable: u64, trouble: Option<&str>) -> String {
+    trouble.map(|why| format!("{unreadable} cannot be read, the first: {}\n", detail(why))).unwrap_or_default()
+}
+
 impl ListReport {
     fn text(&self) -> String {
         let Self { namespace, parked, errored, read, .. } = self;
@@ -265,6 +321,7 @@ impl ListReport {
         }
         table(&mut page, "by day of the record:", &self.days);
         table(&mut page, &format!("by reason, of the oldest {read}:"), &self.reasons);
+        page += &unread(self.unreadable, self.trouble.as_deref());
         if *parked > 0 {
             page += "workers replay them; at once: redrive parked\n";
         }
@@ -288,6 +345,7 @@ impl ErroredReport {
             let key = printable(key, 300);
             page += &format!("{failed_at}  s3://{bucket}/{key}\n    {}\n", detail(reason));
         }
+        page += &unread(self.unreadable, self.trouble.as_deref());
         let all = self.matching.unwrap_or(*errored);
         let shown = self.documents.len() as u64;
         if all > shown {

@@ -9,14 +9,14 @@ use quittance::gate::Gate;
 use quittance::index::parked::{Answer, Now, refused_by};
 use quittance::pause::{Pause, PauseFile};
 use quittance::retry::Jitter;
-use quittance::store::layout;
+use quittance::store::{Store, layout};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::replay::{budget, hold, indexed, lease, marker, park, record, under};
 use crate::sim::wires::Wires;
-use crate::sim::{Cut, Faults, RESULTS, Setup, Site, document_id, for_seeds, until};
+use crate::sim::{Cut, Faults, RESULTS, Setup, Site, document_id, for_seeds, record_key, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -243,6 +243,50 @@ async fn errored_ones_are_listed_by_key_and_moved_back_by_prefix() {
     let answer = replay_now(&site, &Setup::default()).run.await.unwrap();
     assert_eq!((answer.code, &parsed(&answer)["replayed"]), (0, &json!(150)));
     assert_eq!(parsed(&reset(&site, None).await)["reset"], 150);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_that_cannot_be_read_hides_no_other_and_is_told() {
+    let site = Site::new(11);
+    for lot in ["retry-index", "errored-index"] {
+        for n in 0..3 {
+            marker(&site, &record(&site, &format!("{n}.txt"), 0, 7, false), 7, lot);
+        }
+        let odd = record(&site, "odd.txt", 0, 7, false).document_id;
+        site.world.store.put_object(RESULTS, &format!("{lot}/2026-11-22/default/{odd}/{:020}.json", 7), "{");
+    }
+    let wires = Wires::new(Arc::default(), site.next_run("operator"));
+    let lots = site.lots("operator", &wires);
+    let answer = lots.list().await.unwrap();
+    assert_eq!(fields(&answer, ["parked", "read", "unreadable"]), [json!(4), json!(3), json!(1)]);
+    assert!(answer.text.contains("1 cannot be read, the first: retry-index/2026-11-22/default/"), "{}", answer.text);
+    for prefix in [None, Some("")] {
+        let answer = lots.errored(prefix, 20).await.unwrap();
+        assert_eq!(fields(&answer, ["errored", "unreadable"]), [json!(4), json!(1)]);
+        assert_eq!(parsed(&answer)["documents"].as_array().unwrap().len(), 3);
+        assert!(answer.text.contains("1 cannot be read, the first: errored-index/"), "{}", answer.text);
+    }
+    site.world.store.faults(|faults| faults.get.down = true);
+    assert!(lots.list().await.is_err() && lots.errored(None, 20).await.is_err(), "a sick store is not an odd marker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_takes_markers_away_whose_records_are_gone() {
+    let site = Site::new(12);
+    for key in ["here.txt", "gone.txt"] {
+        marker(&site, &record(&site, key, 0, 7, false), 7, "errored-index");
+    }
+    let gone = record_key("gone.txt");
+    Store::delete(&site.world.store, RESULTS, &gone).await.unwrap();
+    let answer = reset(&site, Some("g")).await;
+    assert_eq!((answer.code, fields(&answer, ["reset", "no_record"])), (0, [json!(0), json!(1)]), "{answer:?}");
+    assert!(answer.text.contains("1 taken away: their records are gone"), "{}", answer.text);
+    assert_eq!((under(&site, "errored-index/"), under(&site, "retry-index/")), (1, 0));
+    site.world.store.faults(|faults| faults.head.down = true);
+    let answer = reset(&site, None).await;
+    assert_eq!((answer.code, fields(&answer, ["reset", "no_record", "failed"])), (3, [json!(0), json!(0), json!(1)]));
+    site.world.store.heal();
+    assert_eq!(fields(&reset(&site, None).await, ["reset", "no_record"]), [json!(1), json!(0)]);
 }
 
 /// Every document that is not in the index must have a marker in one of the two places.

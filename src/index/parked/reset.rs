@@ -3,16 +3,18 @@
 //! Promises that no marker is lost, wherever this is killed and whoever replays meanwhile: the retry marker is written
 //! first, and the errored one is removed only where this very call wrote the other. Where a retry marker is there
 //! already, replay may be about to remove it in favour of the errored one (`replay::one`): that one stays, and goes
-//! with the next reset.
+//! with the next reset. One whose record is gone is taken away instead: there is nothing that could be indexed, and of a
+//! file that is still there `redrive reconcile` knows.
 
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Lots, TOGETHER};
+use super::{Answer, Lots, Seen, TOGETHER};
 use crate::config::exit;
 use crate::index::park::markers::{MarkerKey, PAGE};
-use crate::index::park::{Lot, Written};
+use crate::index::park::{Lot, Parking, Written};
+use crate::store::layout;
 
 /// What a reset did.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -21,6 +23,8 @@ pub struct ResetReport {
     pub namespace: String,
     /// Moved back.
     pub reset: u64,
+    /// Taken away, because their records are gone.
+    pub no_record: u64,
     /// Left, because they were in `retry-index/` as well.
     pub parked_already: u64,
     /// Left, because their source keys begin otherwise.
@@ -35,6 +39,7 @@ pub struct ResetReport {
 
 enum Moved {
     Now,
+    NoRecord,
     ParkedAlready,
     NotMatching,
     Failed(String),
@@ -69,6 +74,7 @@ impl Lots {
             while let Some(moved) = moving.next().await {
                 match moved {
                     Moved::Now => report.reset += 1,
+                    Moved::NoRecord => report.no_record += 1,
                     Moved::ParkedAlready => report.parked_already += 1,
                     Moved::NotMatching => report.not_matching += 1,
                     Moved::Gone => {}
@@ -99,23 +105,31 @@ impl Lots {
 
     async fn back(&self, key: MarkerKey, key_prefix: Option<&str>) -> Moved {
         let (key, marker) = match self.read(key).await {
-            Ok((key, Some(marker))) => (key, marker),
-            Ok((key, None)) => match self.parking.store.head(&self.parking.bucket, &key.key).await {
-                Ok(None) => return Moved::Gone,
-                Ok(Some(_)) => return Moved::Failed(format!("{} cannot be read", key.key)),
-                Err(error) => return Moved::Failed(error.to_string()),
-            },
+            Ok((key, Seen::Marker(marker))) => (key, marker),
+            Ok((_, Seen::Gone)) => return Moved::Gone,
+            Ok((key, Seen::Unreadable(why))) => return Moved::Failed(format!("{}: {why}", key.key)),
             Err(error) => return Moved::Failed(error.to_string()),
         };
         if key_prefix.is_some_and(|prefix| !marker.key.starts_with(prefix)) {
             return Moved::NotMatching;
+        }
+        let Parking { store, bucket, namespace, .. } = &self.parking;
+        match store.head(bucket, &layout::record(namespace, &key.document_id)).await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                return match store.delete(bucket, &key.key).await {
+                    Ok(()) => Moved::NoRecord,
+                    Err(error) => Moved::Failed(format!("{}: {error}", key.key)),
+                };
+            }
+            Err(error) => return Moved::Failed(error.to_string()),
         }
         match self.parking.copy(key.tail(), Lot::Retry, &marker).await {
             Ok(Written::Now) => {}
             Ok(Written::Before) => return Moved::ParkedAlready,
             Err(trouble) => return Moved::Failed(trouble),
         }
-        match self.parking.store.delete(&self.parking.bucket, &key.key).await {
+        match store.delete(bucket, &key.key).await {
             Ok(()) => Moved::Now,
             Err(error) => Moved::Failed(format!("{} is parked again, and stays errored as well: {error}", key.key)),
         }
@@ -124,8 +138,12 @@ impl Lots {
 
 impl ResetReport {
     fn text(&self) -> String {
-        let Self { namespace, reset, parked_already, not_matching, failed, .. } = self;
+        let Self { namespace, reset, no_record, parked_already, not_matching, failed, .. } = self;
         let mut page = format!("{reset} parked again (namespace {namespace}); workers replay them\n");
+        if *no_record > 0 {
+            page +=
+                &format!("{no_record} taken away: their records are gone (files that are there: redrive reconcile)\n");
+        }
         if *parked_already > 0 {
             page += &format!("{parked_already} left: they are parked already; once those are replayed, reset again\n");
         }
