@@ -23,7 +23,7 @@ histories: ## newest wins on the real services, HISTORIES=200 [FROM=0] (make tes
 	QUITTANCE_HISTORIES=$(or $(HISTORIES),200) QUITTANCE_SEED=$(or $(FROM),0) \
 		$(STACK) exec -- cargo test --locked --test worker -- --include-ignored --nocapture newest
 
-bench: ## documents/s, parking, replay and settlement on the local stack, as ratios (WHAT=bulk|park|replay|settle for one)
+bench: ## documents/s, parking, replay and settlement on the local stack, as ratios (WHAT=bulk|park|replay|search|settle for one)
 	$(STACK) exec -- cargo bench --locked --bench side_path -- $(WHAT)
 
 up: ## a stack that stays, with queues and buckets, and three commands to try

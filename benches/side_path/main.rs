@@ -1,7 +1,7 @@
 //! The side path measured on the local stack: documents into OpenSearch by bulk size, parking, replay, and what a sick
 //! OpenSearch costs settlement.
 //!
-//! `localstack/stack exec -- cargo bench --bench side_path [-- bulk|park|replay|settle]`. All of a table is measured on
+//! `localstack/stack exec -- cargo bench --bench side_path [-- bulk|park|replay|search|settle]`. All of a table is measured on
 //! the same machine in one run and is meant as ratios: LocalStack is not S3, and one node on a laptop is no cluster.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)] // a measuring tool, and parts of the tests' own
@@ -41,6 +41,9 @@ fn main() {
         }
         if is("replay") {
             parked::replay().await;
+        }
+        if is("search") {
+            parked::search().await;
         }
         if is("settle") {
             settle::measure().await;

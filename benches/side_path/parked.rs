@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use opensearch::http::Method;
 use quittance::clock::{SystemClock, WallClock as _};
 use quittance::index::park::{Lot, Parking};
 use quittance::message::{Change, DocumentId, Namespace, Operation, WorkId};
 use quittance::process::record::{Document, Record, Standing, Timings};
 use quittance::store::s3::{self, S3Store};
 use quittance::store::{Condition, Store as _, layout};
+use serde_json::json;
 
 use crate::process::Launch;
 use crate::rate;
@@ -23,7 +25,8 @@ const AT_ONCE: usize = 32;
 pub async fn park() {
     println!("\n## Parking ({AT_ONCE} at once, LocalStack)\n");
     println!("| what | per second | against a plain PUT |\n|---|---|---|");
-    let (world, store) = site().await;
+    let world = World::silent().await;
+    let store = Arc::new(S3Store::new(s3::client(&quittance::aws::load().await)));
     let number = 2_000;
     let began = Instant::now();
     stream::iter(0..number)
@@ -45,41 +48,112 @@ pub async fn park() {
     println!("| parked document | {parked:.0} | {:.1} × |", parked / plain);
 }
 
+/// `QUITTANCE_PARKED=100000` says how many, in place of the usual three.
 pub async fn replay() {
     println!("\n## Replay by `redrive parked` (records of 2 KiB, LocalStack)\n");
-    println!("| parked | documents/s | most memory, MiB |\n|---|---|---|");
-    for number in [1_000, 5_000, 20_000] {
-        let (world, store) = site().await;
-        let parking = parking(&world, &store);
-        stream::iter(0..number)
-            .for_each_concurrent(AT_ONCE, async |n| {
-                let record = record(&world, n, 2_048);
-                let key = layout::record(&namespace(), &record.document_id);
-                let metadata = Standing::metadata(1, None, Some("e"), &quittance::message::MessageId("m".into()));
-                let body = serde_json::to_vec(&record).unwrap().into();
-                store.put(&world.results, &key, body, &metadata, Condition::None).await.unwrap();
-                parking.park(&record.index_entry().unwrap().1, Lot::Retry, "bench").await.unwrap();
-            })
-            .await;
-        let operator = Launch::bare()
-            .set("S3_BUCKET", &world.results)
-            .set("NAMESPACE", NAMESPACE)
-            .set("OPENSEARCH_ENDPOINT", endpoint())
-            .set("OPENSEARCH_INDEX", &world.search.alias);
+    println!("| parked | `--list`, s | documents/s | most memory, MiB |\n|---|---|---|---|");
+    let wanted: Option<usize> = std::env::var("QUITTANCE_PARKED").ok().map(|number| number.parse().unwrap());
+    for number in wanted.map_or(vec![1_000, 5_000, 20_000], |number| vec![number]) {
+        let (world, operator) = parked_site(number).await;
         let began = Instant::now();
-        let mut child = operator.spawn_redrive(&["parked"]);
-        let mut most = 0;
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            most = most.max(peak(child.id()));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        let took = began.elapsed();
-        assert!(status.success(), "{status}");
-        println!("| {number} | {:.0} | {:.0} |", rate(number, took), most as f64 / 1024.0);
+        let listed = operator.redrive(&["parked", "--list"]);
+        let listing = began.elapsed();
+        assert!(listed.stdout.starts_with(&format!("{number} parked")), "{listed:?}");
+        let (took, most) = replayed(&operator).await;
+        assert_eq!(world.results_under("retry-index/").await.len(), 0);
+        println!(
+            "| {number} | {:.2} | {:.0} | {:.0} |",
+            listing.as_secs_f64(),
+            rate(number, took),
+            most as f64 / 1024.0
+        );
     }
+}
+
+/// A4.6: what somebody who searches sees of a replay of 10,000.
+pub async fn search() {
+    const QUERIES: usize = 400;
+    println!("\n## A search for two words, while nothing else goes on and during a replay of 10,000\n");
+    println!("| | p50, ms | p99, ms | searches |\n|---|---|---|---|");
+    // Something to look through, then what is replayed into the same index.
+    let (world, operator) = parked_site(2_000).await;
+    assert_eq!(operator.redrive(&["parked"]).code, 0);
+    let (refreshed, _) = world.search.ask(Method::Post, &format!("/{}/_refresh", world.search.alias), None).await;
+    assert_eq!(refreshed, 200);
+    park_all(&world, 2_000..12_000).await;
+    let ask = async || {
+        let began = Instant::now();
+        let body = json!({ "query": { "match": { "content": "word beside" } }, "size": 10 });
+        let path = format!("/{}-search/_search", world.search.alias);
+        let (status, found) = world.search.ask(Method::Post, &path, Some(body)).await;
+        assert!(status == 200 && found["hits"]["hits"].as_array().is_some_and(|hits| hits.len() == 10), "{found}");
+        began.elapsed()
+    };
+    for _ in 0..100 {
+        ask().await; // the first ones are compiled and cached
+    }
+    let mut idle = Vec::new();
+    while idle.len() < QUERIES {
+        idle.push(ask().await);
+    }
+    shown("nothing else", idle);
+    let mut during = Vec::new();
+    let asking = async {
+        loop {
+            during.push(ask().await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! { biased; _ = replayed(&operator) => {}, () = asking => {} }
+    shown("replay", during);
+}
+
+fn shown(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1_000.0;
+    println!("| {what} | {:.1} | {:.1} | {} |", at(0.5), at(0.99), times.len());
+}
+
+async fn parked_site(number: usize) -> (World, Launch) {
+    let world = World::silent().await;
+    park_all(&world, 0..number).await;
+    let operator = Launch::bare()
+        .set("S3_BUCKET", &world.results)
+        .set("NAMESPACE", NAMESPACE)
+        .set("OPENSEARCH_ENDPOINT", endpoint())
+        .set("OPENSEARCH_INDEX", &world.search.alias);
+    (world, operator)
+}
+
+async fn park_all(world: &World, numbers: std::ops::Range<usize>) {
+    let store = Arc::new(S3Store::new(s3::client(&quittance::aws::load().await)));
+    let parking = parking(world, &store);
+    stream::iter(numbers)
+        .for_each_concurrent(AT_ONCE, async |n| {
+            let record = record(world, n, 2_048);
+            let key = layout::record(&namespace(), &record.document_id);
+            let metadata = Standing::metadata(1, None, Some("e"), &quittance::message::MessageId("m".into()));
+            let body = serde_json::to_vec(&record).unwrap().into();
+            store.put(&world.results, &key, body, &metadata, Condition::None).await.unwrap();
+            parking.park(&record.index_entry().unwrap().1, Lot::Retry, "bench").await.unwrap();
+        })
+        .await;
+}
+
+/// `redrive parked` to its end: how long, and its most memory in KiB.
+async fn replayed(operator: &Launch) -> (Duration, u64) {
+    let began = Instant::now();
+    let mut child = operator.spawn_redrive(&["parked"]);
+    let mut most = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        most = most.max(peak(child.id()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(status.success(), "{status}");
+    (began.elapsed(), most)
 }
 
 /// KiB; 0 where it cannot be told.
@@ -87,11 +161,6 @@ fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
-}
-
-async fn site() -> (World, Arc<S3Store>) {
-    let world = World::silent().await;
-    (world, Arc::new(S3Store::new(s3::client(&quittance::aws::load().await))))
 }
 
 fn namespace() -> Namespace {
@@ -134,7 +203,7 @@ fn record(world: &World, n: usize, text: usize) -> Record {
             bucket: world.source.clone(),
             key,
             namespace: NAMESPACE.into(),
-            content: Some("word ".repeat(text / 5)),
+            content: Some("word beside ".repeat(text / 12)),
             source_etag: Some("e".into()),
             indexed_at: "2026-11-23T00:00:00.000Z".into(),
             revision: 1,
