@@ -20,6 +20,7 @@ pub mod catalogue;
 mod everybody;
 pub mod park;
 pub mod parked;
+pub mod provenance;
 pub mod replay;
 pub mod succession;
 

@@ -8,9 +8,10 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use quittance::index::catalogue::{Catalogue, Entry, Held, Owner, Removal, Stretch};
+use quittance::index::provenance::{Provenance, Written};
 use quittance::index::succession::{Begun, Pass, Progress, Succession, SuccessionError};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
-use quittance::message::{DocumentId, Namespace};
+use quittance::message::{DocumentId, MessageId, Namespace};
 use serde_json::{Value, json};
 
 #[path = "search_contract/model.rs"]
@@ -41,6 +42,8 @@ trait Bench: Send + Sync {
     fn catalogue(&self) -> &dyn Catalogue;
     /// The same, for an alias that does not exist.
     fn catalogue_without_alias(&self) -> &dyn Catalogue;
+    /// The port that knows who wrote what.
+    fn provenance(&self) -> &dyn Provenance;
     /// The port that has one index succeed another.
     fn succession(&self) -> &dyn Succession;
     /// The way into the next index.
@@ -230,6 +233,38 @@ async fn a_removal_takes_this_revision_or_an_older_one_and_never_a_newer(bench: 
     assert_eq!(bench.catalogue().remove(&[]).await, Ok(vec![]));
 }
 
+async fn documents_are_found_by_the_message_that_wrote_them_or_its_first_id(bench: &dyn Bench) {
+    let by = |bucket: &str, namespace: &str, key: &str, revision: u64, message: &str, original: Option<&str>| {
+        let mut source = of_bucket(bucket, namespace, key, key == "gone");
+        (source["message_id"], source["original_message_id"]) = (json!(message), json!(original));
+        source["revision"] = json!(revision);
+        item(key, revision, &source)
+    };
+    let items = [
+        by("bucket", "contract", "日本.txt", 7, "m-1", None),
+        by("another", "contract", "gone", 9, "m-2", Some("m-1")),
+        by("bucket", "contract", "of another", 8, "m-2", None),
+        by("bucket", "elsewhere", "not ours", 8, "m-1", None),
+        by("bucket", "contract", "not quite", 8, "m-11", None),
+    ];
+    write(bench, &items).await;
+    bench.shown().await; // all writes are visible
+    let namespace = Namespace::parse("contract").expect("a namespace");
+    let ask = async |message: &str, limit| {
+        bench.provenance().written_by(&namespace, &MessageId(message.into()), limit).await.expect("documents")
+    };
+    let written = |bucket: &str, key: &str, revision, deleted| Written {
+        document_id: id(key),
+        bucket: bucket.into(),
+        key: key.into(),
+        held: Held { revision, deleted },
+    };
+    let both = [written("another", "gone", 9, true), written("bucket", "日本.txt", 7, false)];
+    assert_eq!(ask("m-1", 100).await, both);
+    assert_eq!(ask("m-1", 1).await, both[..1]);
+    assert_eq!(ask("m", 100).await, []);
+}
+
 async fn whose_documents_there_are_is_told_once_each_and_in_order(bench: &dyn Bench) {
     assert_eq!(bench.catalogue().owners().await, Ok(vec![]));
     let items = [("b", "z", "1"), ("a", "z", "2"), ("a", "y", "3"), ("b", "z", "4"), ("c", "x", "5")];
@@ -323,6 +358,7 @@ macro_rules! contract {
             entries_come_in_the_order_of_their_keys_and_only_of_the_stretch
             what_is_held_is_told_as_of_now
             a_removal_takes_this_revision_or_an_older_one_and_never_a_newer
+            documents_are_found_by_the_message_that_wrote_them_or_its_first_id
             whose_documents_there_are_is_told_once_each_and_in_order
             the_next_index_is_filled_apart_and_takes_both_aliases_over_in_one_step
             looking_and_removing_without_the_alias_are_errors_and_create_nothing

@@ -24,6 +24,7 @@ mod catalogue;
 mod credentials;
 mod find;
 mod mapping;
+mod provenance;
 mod reply;
 mod request;
 mod setup;

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use quittance::index::Search;
 use quittance::index::catalogue::Catalogue;
+use quittance::index::provenance::Provenance;
 use quittance::index::succession::Succession;
 use quittance::message::DocumentId;
 use serde_json::Value;
@@ -42,6 +43,10 @@ impl Bench for ModelBench {
 
     fn catalogue_without_alias(&self) -> &dyn Catalogue {
         &self.missing
+    }
+
+    fn provenance(&self) -> &dyn Provenance {
+        &self.index
     }
 
     fn succession(&self) -> &dyn Succession {

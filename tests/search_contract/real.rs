@@ -15,6 +15,7 @@ use quittance::index::catalogue::Catalogue;
 use quittance::index::opensearch::{
     Analyzer, AnalyzerChoice, Auth, OpenSearchIndex, OpenSearchSettings, OpenSearchSuccession, SetupError, SetupStep,
 };
+use quittance::index::provenance::Provenance;
 use quittance::index::succession::{Begun, Succession, SuccessionError};
 use quittance::message::DocumentId;
 use serde_json::{Value, json};
@@ -143,6 +144,10 @@ impl Bench for RealBench {
 
     fn catalogue_without_alias(&self) -> &dyn Catalogue {
         &self.nowhere
+    }
+
+    fn provenance(&self) -> &dyn Provenance {
+        &self.index
     }
 
     fn succession(&self) -> &dyn Succession {

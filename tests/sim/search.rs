@@ -12,9 +12,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fastrand::Rng;
 use quittance::index::catalogue::{Catalogue, Entry, Held, Owner, Removal, Stretch};
+use quittance::index::provenance::{Provenance, Written};
 use quittance::index::succession::{Begun, Progress, Succession, SuccessionError};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
-use quittance::message::DocumentId;
+use quittance::message::{DocumentId, MessageId, Namespace};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -94,6 +95,7 @@ pub enum SearchAsk {
     Entries(Stretch),
     Held(Vec<DocumentId>),
     Shows(DocumentId),
+    WrittenBy(MessageId),
     Remove(Vec<(DocumentId, u64)>),
     Owners,
     Begin,
@@ -476,6 +478,39 @@ fn held(document: &Indexed) -> Held {
 
 fn no_alias<T>(shelf: Option<T>) -> Result<T, SearchError> {
     shelf.ok_or_else(|| SearchError::Unavailable("404 index_not_found_exception".into()))
+}
+
+#[async_trait]
+impl Provenance for ModelSearch {
+    async fn written_by(
+        &self,
+        namespace: &Namespace,
+        message: &MessageId,
+        limit: usize,
+    ) -> Result<Vec<Written>, SearchError> {
+        let (wanted, scope, door) = (message.0.clone(), namespace.as_str().to_owned(), self.door);
+        let look = move |state: &mut State, _| {
+            let documents = &no_alias(state.behind(door))?.documents;
+            let text = |document: &Indexed, name: &str| document.source[name].as_str().unwrap_or_default().to_owned();
+            let names = |document: &Indexed| {
+                ["message_id", "original_message_id"].iter().any(|name| text(document, name) == wanted)
+            };
+            let ours = documents.iter().filter(|(_, document)| text(document, "namespace") == scope && names(document));
+            let mut written: Vec<Written> = ours
+                .map(|(id, document)| Written {
+                    document_id: id.clone(),
+                    bucket: text(document, "bucket"),
+                    key: text(document, "key"),
+                    held: held(document),
+                })
+                .collect();
+            written.sort_by_key(|one| std::cmp::Reverse(one.held.revision));
+            written.truncate(limit);
+            Ok(written)
+        };
+        self.call(SearchAsk::WrittenBy(message.clone()), |faults| &mut faults.catalogue, look, |_| SearchAnswer::Yes)
+            .await
+    }
 }
 
 #[async_trait]

@@ -19,7 +19,7 @@ use crate::index::{Search as _, SearchError};
 use crate::message::DocumentId;
 
 /// OpenSearch's limit of hits in one answer (`index.max_result_window`).
-const MAX_HITS: usize = 10_000;
+pub(super) const MAX_HITS: usize = 10_000;
 /// Owners in one answer.
 const MAX_OWNERS: usize = 1_000;
 
@@ -234,7 +234,7 @@ impl Catalogue for OpenSearchIndex {
 }
 
 impl OpenSearchIndex {
-    async fn read(&self, path: &str, query: &[(&str, &str)], body: &Value) -> Result<Bytes, SearchError> {
+    pub(super) async fn read(&self, path: &str, query: &[(&str, &str)], body: &Value) -> Result<Bytes, SearchError> {
         let ask = Ask {
             method: Method::Post,
             path,
@@ -253,7 +253,7 @@ impl OpenSearchIndex {
 }
 
 /// A part of the entries would make the others look missing.
-fn whole<T: DeserializeOwned>(answer: &[u8]) -> Result<T, SearchError> {
+pub(super) fn whole<T: DeserializeOwned>(answer: &[u8]) -> Result<T, SearchError> {
     let searched: Searched<T> =
         serde_json::from_slice(answer).map_err(|error| unavailable(format!("the reply cannot be read: {error}")))?;
     if searched.timed_out || searched.shards.failed > 0 {
