@@ -13,6 +13,7 @@ use quittance::store::StoreError;
 use quittance::store::s3::{self, S3Store};
 use quittance::telemetry::{self, Identity};
 use quittance::terminal::page;
+use quittance::trace;
 use quittance::upkeep::command;
 
 fn main() -> ExitCode {
@@ -95,6 +96,7 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
             command::purge(*config, place).await
         }
         Order::Search(config) => command::find(*config, json).await,
+        Order::Trace(config) => trace::command::trace(*config, place.results_bucket, json).await,
     }
 }
 

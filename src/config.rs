@@ -50,7 +50,8 @@ mod values;
 pub use args::{Args, Name, Task, names};
 pub use mistakes::{Mistake, Mistakes};
 pub use redrive::{
-    FindConfig, Order, ParkedOrder, PurgeConfig, ReconcileConfig, RedriveArgs, RedriveConfig, ReprocessConfig,
+    DlqConfig, DlqUrl, FindConfig, Order, ParkedOrder, PurgeConfig, ReconcileConfig, RedriveArgs, RedriveConfig,
+    ReprocessConfig, TraceConfig,
 };
 
 use mistakes::Reader;

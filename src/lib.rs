@@ -62,5 +62,6 @@ pub mod start;
 pub mod store;
 pub mod telemetry;
 pub mod terminal;
+pub mod trace;
 pub mod upkeep;
 mod word;

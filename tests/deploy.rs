@@ -5,7 +5,7 @@
 // Clippy exempts test functions only, not the functions they share.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use serde_json::Value;
 
 const UNIT: &str = include_str!("../systemd/quittance-worker.service");
 const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
+const TRACE: &str = include_str!("../deploy/iam-trace-policy.json");
 const UPKEEP: &str = include_str!("../deploy/iam-upkeep-policy.json");
 const MIGRATE: &str = include_str!("../deploy/iam-migrate-policy.json");
 const OPERATOR: &str = include_str!("../deploy/iam-operator-policy.json");
@@ -341,6 +342,46 @@ fn the_upkeep_policy_sends_work_and_forgets_tombstones_and_writes_no_record() {
     ] {
         assert_eq!(allows(&statements, action, &resource), expected, "{action} on {resource}");
     }
+}
+
+#[test]
+fn the_policy_for_a_trace_looks_at_everything_and_changes_nothing() {
+    let statements = statements_of(TRACE, &[]);
+    let (namespace, message) = (Namespace::parse("default").unwrap(), MessageId("m".into()));
+    let document = DocumentId::of(&namespace, "incoming", "in/a.txt");
+    let queue = "arn:aws:sqs:eu-central-1:111122223333:files";
+    let index = |path: &str| format!("arn:aws:es:eu-central-1:111122223333:domain/search/{path}");
+    let keys = [
+        layout::record(&namespace, &document),
+        layout::parked("2026-11-22", &namespace, &document, 1),
+        layout::errored("2026-11-22", &namespace, &document, 1),
+        layout::attempts(&namespace, &message),
+        layout::envelope("2026-11-22", &message),
+    ];
+    let objects = keys.iter().map(|key| format!("arn:aws:s3:::results/{key}"));
+    for object in objects.chain(["arn:aws:s3:::incoming/in/a.txt".to_owned()]) {
+        assert!(allows(&statements, "s3:GetObject", &object), "{object}");
+    }
+    for (action, resource, expected) in [
+        ("s3:ListBucket", "arn:aws:s3:::incoming".to_owned(), true),
+        ("s3:ListBucket", "arn:aws:s3:::results".to_owned(), true),
+        ("es:ESHttpPost", index("files/_search"), true),
+        ("es:ESHttpPost", index("files/_mget"), true),
+        ("es:ESHttpPost", index("files-search/_search"), true),
+        ("es:ESHttpPost", index("files/_bulk"), false),
+        ("sqs:GetQueueAttributes", queue.to_owned(), true),
+        ("sqs:ReceiveMessage", queue.to_owned(), false),
+        ("sqs:GetQueueUrl", format!("{queue}-dlq"), true),
+        ("sqs:GetQueueAttributes", format!("{queue}-dlq"), true),
+        ("sqs:ReceiveMessage", format!("{queue}-dlq"), true),
+        ("sqs:ChangeMessageVisibility", format!("{queue}-dlq"), true),
+    ] {
+        assert_eq!(allows(&statements, action, &resource), expected, "{action} on {resource}");
+    }
+    let granted: BTreeSet<&str> = statements.iter().flat_map(|statement| texts(&statement["Action"])).collect();
+    let changes =
+        |action: &&&str| ["Put", "Delete", "Send", "Purge", "Generate"].iter().any(|verb| action.contains(verb));
+    assert_eq!(granted.iter().find(changes), None);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod parked;
 mod purge;
 mod reconcile;
 mod reprocess;
+mod trace;
 mod upkeep;
 
 pub use find::FindConfig;
@@ -29,6 +30,7 @@ pub use parked::ParkedOrder;
 pub use purge::PurgeConfig;
 pub use reconcile::ReconcileConfig;
 pub use reprocess::ReprocessConfig;
+pub use trace::{DlqConfig, DlqUrl, TraceConfig};
 
 /// Longest reason: it goes into a log line of every worker.
 const REASON_CHARS: usize = 400;
@@ -92,6 +94,9 @@ enum Verb {
     /// Look for words in the index: the best hits, with what was matched.
     #[command(after_help = find::HELP)]
     Search(Box<find::FindArgs>),
+    /// Tell the life of one file or one message: what is known of it, where it stands, and what to do next.
+    #[command(after_help = trace::HELP)]
+    Trace(Box<trace::TraceArgs>),
 }
 
 const AFTER_HELP: &str = "\
@@ -110,6 +115,7 @@ Examples:
   redrive reprocess --bucket incoming --extractor-older-than 2
   redrive purge-tombstones --older-than 45d
   redrive search 'annual report'
+  redrive trace s3://incoming/a.pdf          where is my file? (or the id of a message)
 `redrive COMMAND --help` says more.
 
 Exit codes:
@@ -141,7 +147,7 @@ impl RedriveArgs {
         let args = Self::from_arg_matches(&command.try_get_matches_from_mut(argv)?)?;
         if args.command.is_none() {
             let what = "no command was given, so nothing is done; there are: pause, resume, status, parked, \
-                         reconcile, reprocess, purge-tombstones, search";
+                         reconcile, reprocess, purge-tombstones, search, trace";
             return Err(command.error(ErrorKind::MissingSubcommand, what));
         }
         Ok(args)
@@ -157,6 +163,7 @@ impl RedriveArgs {
             Some(Verb::Reprocess(_)) => "reprocess",
             Some(Verb::PurgeTombstones(_)) => "purge-tombstones",
             Some(Verb::Search(_)) => "search",
+            Some(Verb::Trace(_)) => "trace",
             Some(Verb::Pause { .. } | Verb::Resume | Verb::Status) | None => return names,
         };
         names.extend(all.find_subcommand(verb).map(names_of).unwrap_or_default());
@@ -193,6 +200,8 @@ pub enum Order {
     PurgeTombstones(Box<PurgeConfig>),
     /// Look for words.
     Search(Box<FindConfig>),
+    /// Tell the life of a file or a message.
+    Trace(Box<TraceConfig>),
 }
 
 /// What `redrive` runs with.
@@ -244,6 +253,7 @@ impl RedriveConfig {
                 purge::convert(read, args, http).map(|config| Order::PurgeTombstones(Box::new(config)))
             }
             Some(Verb::Search(args)) => find::convert(read, args, http).map(|config| Order::Search(Box::new(config))),
+            Some(Verb::Trace(args)) => trace::convert(read, args, http).map(|config| Order::Trace(Box::new(config))),
         };
         let log_format = upkeep::log_format(read, around.stderr_is_terminal);
         let built = || {

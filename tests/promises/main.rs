@@ -31,6 +31,7 @@ mod settlement;
 mod side_path;
 mod simulation;
 mod starved;
+mod trace;
 mod upkeep;
 
 #[path = "../sim/mod.rs"]

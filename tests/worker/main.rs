@@ -32,4 +32,5 @@ mod pause;
 mod sharing;
 mod start;
 mod stop;
+mod trace;
 mod upkeep;

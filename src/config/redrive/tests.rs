@@ -5,7 +5,8 @@ use clap::CommandFactory as _;
 
 use super::*;
 use crate::config::{OpenSearchAuth, exit};
-use crate::message::DocumentId;
+use crate::message::{DocumentId, MessageId};
+use crate::trace::Target;
 use crate::upkeep::reconcile::Cursor;
 
 const QUEUE: &str = "https://sqs.eu-central-1.amazonaws.com/111122223333/files";
@@ -139,9 +140,43 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
     for argv in [
         &["redrive", "reconcile", "--resume-from", "k", "--resume-from-record", "r"][..],
         &["redrive", "search"],
+        &["redrive", "trace"],
+        &["redrive", "trace", "incoming/a.txt"],
+        &["redrive", "trace", "s3://incoming"],
         &["redrive", "reprocess", "--repair"],
         &["redrive"],
     ] {
         assert_eq!(usage(argv).0, 64, "{argv:?}");
+    }
+}
+
+#[test]
+fn a_trace_takes_its_target_as_typed_and_needs_a_queue_only_to_look_into_the_dead_letter_queue() {
+    let dlq = "https://sqs.eu-central-1.amazonaws.com/111122223333/files-dlq";
+    let traced = |env: &[(&str, &str)], argv: &[&str]| {
+        let Order::Trace(config) = with(env, &[&["trace"], argv].concat()).unwrap().order else { panic!() };
+        *config
+    };
+    let config = traced(&[("SQS_QUEUE_URL", "")], &["s3://incoming/ a+b %20日本 "]);
+    let target = Target::File { bucket: "incoming".into(), key: " a+b %20日本 ".into() };
+    assert_eq!((config.target, config.days, config.dlq), (target, 15, None));
+    assert_eq!((config.namespace.as_str(), config.opensearch.unwrap().index.as_str()), ("default", "files"));
+    let config = traced(&[("SKIP_OPENSEARCH", "true"), ("TRACE_SINCE", "60d")], &["6c1f7a52", "--dlq"]);
+    assert_eq!((config.target, config.days), (Target::Message(MessageId("6c1f7a52".into())), 60));
+    assert_eq!(config.opensearch, None);
+    assert_eq!(config.dlq, Some(DlqConfig { queue: DlqUrl::Of(QUEUE.into()), limit: 100 }));
+    let config = traced(&[("SQS_DLQ_URL", dlq), ("TRACE_DLQ", "true")], &["m", "--dlq-limit", "7"]);
+    assert_eq!(config.dlq, Some(DlqConfig { queue: DlqUrl::Given(dlq.into()), limit: 7 }));
+    assert_eq!(traced(&[("SQS_DLQ_URL", "nonsense")], &["m"]).dlq, None, "it is not looked at");
+
+    let env = [("SQS_QUEUE_URL", ""), ("S3_BUCKET", ""), ("NAMESPACE", "A"), ("OPENSEARCH_ENDPOINT", "")];
+    let told = mistakes(&env, &["trace", "m", "--dlq", "--dlq-limit", "0", "--since", "15"]);
+    let starts = ["S3_BUCKET", "NAMESPACE", "OPENSEARCH_ENDPOINT", "TRACE_SINCE", "TRACE_DLQ_LIMIT", "SQS_QUEUE_URL"];
+    assert_eq!(told.len(), starts.len(), "{told:#?}");
+    for (told, start) in told.iter().zip(starts) {
+        assert!(told.starts_with(start) && told.contains("; fix: "), "{told}");
+    }
+    for since in ["0d", "401d", "15", "d", "+5d"] {
+        assert_eq!(mistakes(&[], &["trace", "m", "--since", since]).len(), 1, "{since}");
     }
 }

@@ -25,7 +25,8 @@ pub struct MarkerKey {
 }
 
 impl MarkerKey {
-    fn parse(key: &str) -> Option<Self> {
+    /// From a key of ours; `None` for any other.
+    pub fn parse(key: &str) -> Option<Self> {
         let mut parts = key.split('/').skip(3);
         let (document, file) = (parts.next()?, parts.next()?);
         let revision = file.strip_suffix(".json")?;
