@@ -20,6 +20,8 @@ use crate::store::{ObjectHead, StoreError, layout, read_all};
 /// A larger record is told by its metadata: its text would take seconds to come, and nobody reads it here.
 const RECORD_LIMIT: usize = 4 * 1024 * 1024;
 const ATTEMPTS_LIMIT: usize = 64 * 1024;
+/// Letters of one file whose attempts are told, the newest of each place.
+const MOST_LETTERS: usize = 3;
 const SKIPPED: &str = "SKIP_OPENSEARCH is set";
 
 /// An answer in time, or why there is none.
@@ -43,13 +45,9 @@ pub(super) async fn trace(
     let recorded = async {
         let record = ask(record(ground, &id)).await;
         let messages = record.found().map(messages_of).unwrap_or_default();
-        let asked = messages.into_iter().map(|id| async move {
-            let found = attempts(ground, &MessageId(id.clone())).await;
-            (id, found)
-        });
-        (record, futures_util::future::join_all(asked).await)
+        (record, attempts_of_all(ground, messages).await)
     };
-    let (object, (record, attempts), index, shown, parked, errored, archive, dead_letters) = tokio::join!(
+    let (object, (record, mut attempts), index, shown, parked, errored, archive, dead_letters) = tokio::join!(
         ask(object(ground, &bucket, &key)),
         recorded,
         index(ground, &id),
@@ -59,6 +57,10 @@ pub(super) async fn trace(
         archive,
         dead_letters,
     );
+    let mut put_aside: Vec<String> = [&archive, &dead_letters].into_iter().flat_map(first_ids).collect();
+    put_aside.retain(|id| !attempts.iter().any(|(known, _)| known == id));
+    put_aside.truncate(MOST_LETTERS);
+    attempts.extend(attempts_of_all(ground, put_aside).await);
     let day = record.found().map(|record| date(record.recorded_ms));
     let parked = on_its_day(ground, Lot::Retry, &id, day.as_deref(), parked).await;
     let errored = on_its_day(ground, Lot::Errored, &id, day.as_deref(), errored).await;
@@ -87,6 +89,20 @@ async fn on_its_day(ground: &Ground, lot: Lot, id: &DocumentId, day: Option<&str
         },
         Look::Nothing | Look::Unheard(_) | Look::NotAsked(_) => marks,
     }
+}
+
+/// The ids under which letters were first sent: their failures are written down under those.
+fn first_ids(letters: &Look<Letters>) -> Vec<String> {
+    let found = letters.found().map(|letters| letters.found.iter().rev()).into_iter().flatten();
+    found.filter_map(|letter| letter.original_message_id.clone()).collect()
+}
+
+async fn attempts_of_all(ground: &Ground, ids: Vec<String>) -> Vec<(String, Look<AttemptsSeen>)> {
+    let asked = ids.into_iter().map(|id| async move {
+        let found = attempts(ground, &MessageId(id.clone())).await;
+        (id, found)
+    });
+    futures_util::future::join_all(asked).await
 }
 
 fn messages_of(record: &RecordSeen) -> Vec<String> {

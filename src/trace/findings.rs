@@ -250,7 +250,7 @@ pub struct FileFindings {
     pub parked: Look<Marks>,
     /// Markers that are not.
     pub errored: Look<Marks>,
-    /// Attempts of the messages that its record names: id, and what was found.
+    /// Attempts of the messages that its record and its letters name: id, and what was found.
     pub attempts: Vec<(String, Look<AttemptsSeen>)>,
     /// In the archive.
     pub archive: Look<Letters>,

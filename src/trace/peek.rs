@@ -77,8 +77,8 @@ impl Peek {
         letters.notes = notes(letters.read, there, not_returned, trouble.as_deref());
         match trouble {
             Some(why) if letters.read == 0 => Look::Unheard(why),
-            _ if letters.found.is_empty() && !letters.more => Look::Nothing,
-            _ => Look::Found(letters),
+            // Also where nothing was found: what the look has cost is told.
+            Some(_) | None => Look::Found(letters),
         }
     }
 

@@ -169,6 +169,8 @@ async fn failed_attempts_and_dead_letters_are_told_and_the_look_into_the_queue_l
     assert_eq!(state(&by_file, 0), "dead_lettered", "{}", by_file.1);
     let letter = &by_file.1["file"]["dead_letters"]["found"]["found"][0];
     assert_eq!((&letter["reason"], &letter["original_message_id"]), (&json!("source_missing"), &json!(missing)));
+    let [id, attempts] = [0, 1].map(|part| &by_file.1["file"]["attempts"][0][part]);
+    assert_eq!((id, &attempts["found"]["failed"]), (&json!(missing), &json!(3)), "{}", by_file.1);
     assert_eq!(world.depth(&world.dlq).await, (2, 0, 0), "returned");
     let text = launch.clone().set("SQS_DLQ_URL", &world.dlq).redrive(&[
         "trace",
