@@ -8,6 +8,7 @@ use quittance::clock::{SystemClock, WallClock as _, rfc3339};
 use quittance::config::{Order, RedriveArgs, RedriveConfig, Surroundings, exit};
 use quittance::message::Namespace;
 use quittance::pause::{Pause, PauseFile, operator};
+use quittance::redrive;
 use quittance::start::{self, CannotStart};
 use quittance::store::StoreError;
 use quittance::store::s3::{self, S3Store};
@@ -49,10 +50,12 @@ fn main() -> ExitCode {
 
 async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
     let RedriveConfig { order, results_bucket, json, log_format } = config;
-    let log = |namespace: &Namespace| {
-        let run_id = uuid::Uuid::now_v7().to_string();
-        telemetry::install(log_format, "info", Identity { run_id, namespace: namespace.to_string() });
+    let run_id = uuid::Uuid::now_v7().to_string();
+    let log_at = |level: &str, namespace: &Namespace| {
+        let (run_id, namespace) = (run_id.clone(), namespace.to_string());
+        telemetry::install(log_format, level, Identity { run_id, namespace });
     };
+    let log = |namespace: &Namespace| log_at("info", namespace);
     let place = command::Place { results_bucket, json };
     match order {
         Order::Pause { reason, by } => {
@@ -83,6 +86,16 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
             page(if json { &answer.json } else { &answer.text });
             Ok(answer.code)
         }
+        Order::Inspect(config) => {
+            let run_id = uuid::Uuid::now_v7().to_string();
+            telemetry::install(log_format, "warn", Identity { run_id, namespace: config.namespace.to_string() });
+            start::inspect::inspect(*config, place).await
+        }
+        Order::Archive(order) => {
+            let run_id = uuid::Uuid::now_v7().to_string();
+            telemetry::install(log_format, "warn", Identity { run_id: run_id.clone(), namespace: String::new() });
+            start::archive::archive(*order, place, &run_id).await
+        }
         Order::Reconcile(config) => {
             log(&config.namespace);
             command::reconcile(*config, place).await
@@ -94,6 +107,15 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
         Order::PurgeTombstones(config) => {
             log(&config.namespace);
             command::purge(*config, place).await
+        }
+        Order::Plan(config) => {
+            log_at("warn", &config.namespace);
+            redrive::command::plan(*config, place).await
+        }
+        Order::Drain(config) => {
+            // A line for each letter is for those who collect them; a person watches the bar.
+            log_at(if std::io::stderr().is_terminal() { "warn" } else { "info" }, &config.namespace);
+            redrive::command::drain(*config, place, run_id.clone()).await
         }
         Order::Search(config) => command::find(*config, json).await,
         Order::Trace(config) => trace::command::trace(*config, place.results_bucket, json).await,

@@ -132,8 +132,8 @@ async fn doctor(config: &WorkerConfig, json: bool, deep: bool) -> Result<u8, Can
     let client = sqs::settling_client(&aws);
     let queue = SqsQueue::new(client.clone(), &config.queue_url);
     // What cannot be found is for the findings to tell, not a reason to stop looking.
-    let dlq_url =
-        start::find_queues(config, &client).await.ok().map(|queues| queues.dlq_url).or(config.dlq_url.clone());
+    let dlq_url = start::find_queues(&config.queue_url, config.dlq_url.as_deref(), &client).await.ok();
+    let dlq_url = dlq_url.map(|queues| queues.dlq_url).or(config.dlq_url.clone());
     let dlq = dlq_url.as_ref().map(|url| SqsQueue::new(client, url));
     let index = start::search_index(config, &aws)?;
     let subject = check::Subject {

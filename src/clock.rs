@@ -80,6 +80,12 @@ pub fn date(unix_ms: u64) -> String {
     timestamp(unix_ms).strftime("%Y-%m-%d").to_string()
 }
 
+/// The reverse of [`rfc3339`]; `None` for text that is no such time, or one before 1970.
+pub fn unix_ms_of(text: &str) -> Option<u64> {
+    let stamp: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(stamp.as_millisecond()).ok()
+}
+
 fn timestamp(unix_ms: u64) -> jiff::Timestamp {
     i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default()
 }
@@ -111,5 +117,7 @@ mod tests {
         assert_eq!(date(1_795_358_754_123), "2026-11-22");
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(date(u64::MAX), "1970-01-01");
+        assert_eq!(unix_ms_of("2026-11-22T14:45:54.123Z"), Some(1_795_358_754_123));
+        assert_eq!((unix_ms_of(""), unix_ms_of("1969-12-31T23:59:59Z")), (None, None));
     }
 }

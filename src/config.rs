@@ -50,8 +50,8 @@ mod values;
 pub use args::{Args, Name, Task, names};
 pub use mistakes::{Mistake, Mistakes};
 pub use redrive::{
-    DlqConfig, DlqUrl, FindConfig, Order, ParkedOrder, PurgeConfig, ReconcileConfig, RedriveArgs, RedriveConfig,
-    ReprocessConfig, TraceConfig,
+    ArchiveOrder, DlqConfig, DlqUrl, DrainConfig, FindConfig, InspectConfig, LettersWanted, Order, ParkedOrder,
+    PurgeConfig, ReconcileConfig, RedriveArgs, RedriveConfig, ReprocessConfig, TraceConfig, When,
 };
 
 use mistakes::Reader;

@@ -3,11 +3,8 @@
 //! Promises that nothing of the message changes, that the reason is one of a closed list, and that a message too full
 //! for the attribute is still kept: the envelope then goes to S3 first. Deletes nothing: that is the settler's.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::attempts::Attempts;
@@ -15,8 +12,9 @@ use crate::clock::{WallClock, date, rfc3339};
 use crate::message::detail::detail as detail_line;
 use crate::message::{AttributeValue, Message, MessageAttribute};
 use crate::outcome::{ChangeReport, DeadLetterReason, Judgement, Outcome};
-use crate::queue::{Outgoing, Queue, QueueError, SQS_MAX_ATTRIBUTES, SQS_MAX_MESSAGE_BYTES};
-use crate::store::{Condition, Store, layout};
+use crate::queue::{Outgoing, Queue, QueueError};
+use crate::redrive::archive::Archived;
+use crate::store::{Store, layout};
 
 /// Name of the one attribute this project adds.
 pub const ATTRIBUTE: &str = "Quittance";
@@ -39,6 +37,23 @@ pub struct Note {
     /// Where the full envelope lies, when it did not fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envelope: Option<String>,
+    /// The run of `redrive` that sent the message last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+}
+
+impl Note {
+    /// A message's own `Quittance` attribute. One that does not parse is somebody else's: none.
+    pub fn of(message: &Message) -> Option<Self> {
+        let AttributeValue::Text(text) = &message.attributes.get(ATTRIBUTE)?.value else { return None };
+        serde_json::from_str(text).ok()
+    }
+
+    /// The attribute that says it.
+    pub fn attribute(&self) -> Result<MessageAttribute, serde_json::Error> {
+        let value = AttributeValue::Text(serde_json::to_string(self)?);
+        Ok(MessageAttribute { data_type: "String".to_owned(), value })
+    }
 }
 
 /// Where a redriven message came from.
@@ -48,14 +63,15 @@ pub struct Origin {
     pub message_id: String,
     /// How often it was redriven.
     pub redrives: u32,
+    /// The run of `redrive` that sent it last.
+    pub run: Option<String>,
 }
 
 impl Origin {
-    /// Read from the message's own `Quittance` attribute. One that does not parse is somebody else's: no origin.
+    /// Read from the message's own `Quittance` attribute; without one that is ours there is no origin.
     pub fn of(message: &Message) -> Option<Self> {
-        let AttributeValue::Text(text) = &message.attributes.get(ATTRIBUTE)?.value else { return None };
-        let note: Note = serde_json::from_str(text).ok()?;
-        Some(Self { message_id: note.message_id, redrives: note.redrives })
+        let Note { message_id, redrives, run, .. } = Note::of(message)?;
+        Some(Self { message_id, redrives, run })
     }
 
     /// `original_message_id` of a message's log lines and document.
@@ -165,34 +181,20 @@ impl DeadLetters {
             keys: keys.chain(cut_short.iter().map(|cut| &cut.key)).cloned().collect(),
             source_queue: self.source_queue.clone(),
             message_id: origin.as_ref().map_or_else(|| message.id.0.clone(), |origin| origin.message_id.clone()),
-            redrives: origin.map_or(0, |origin| origin.redrives),
+            redrives: origin.as_ref().map_or(0, |origin| origin.redrives),
             envelope: None,
+            run: origin.and_then(|origin| origin.run),
         }
     }
 
+    /// The letter goes to the DLQ with a pointer to it.
     async fn keep_envelope(&self, message: &Message, note: &Note, now: u64) -> Result<String, String> {
         let key = layout::envelope(&date(now), &message.id);
-        let attributes: BTreeMap<&str, serde_json::Value> =
-            message.attributes.iter().map(|(name, attribute)| (name.as_str(), as_json(attribute))).collect();
-        let envelope = serde_json::json!({
-            "v": 1, "message_id": message.id.0, "note": note, "body": message.body,
-            "attributes": attributes, "group_id": message.group_id,
-        });
-        let body = Bytes::from(envelope.to_string());
-        // Unconditional: a second attempt at the same message writes the same envelope.
-        match self.store.put(&self.bucket, &key, body, &BTreeMap::new(), Condition::None).await {
-            Ok(_) => Ok(key),
+        let envelope = Archived::envelope(message, Some(note.clone()));
+        match envelope.put(self.store.as_ref(), &self.bucket, &key).await {
+            Ok(()) => Ok(key),
             Err(error) => Err(format!("cannot keep the envelope at {key}: {error}")),
         }
-    }
-}
-
-fn as_json(attribute: &MessageAttribute) -> serde_json::Value {
-    match &attribute.value {
-        AttributeValue::Text(text) => serde_json::json!({"data_type": attribute.data_type, "text": text}),
-        AttributeValue::Binary(bytes) => serde_json::json!({
-            "data_type": attribute.data_type, "base64": base64::engine::general_purpose::STANDARD.encode(bytes)
-        }),
     }
 }
 
@@ -201,29 +203,17 @@ fn as_received(message: &Message) -> Outgoing {
 }
 
 /// The message with its note, or `None` where SQS would refuse it: more than 10 attributes, or more than 1 MiB.
-fn fitting(message: &Message, note: &Note) -> Option<Outgoing> {
+pub(crate) fn fitting(message: &Message, note: &Note) -> Option<Outgoing> {
     let mut outgoing = as_received(message);
-    let text = serde_json::to_string(note).ok()?;
-    let attribute = MessageAttribute { data_type: "String".into(), value: AttributeValue::Text(text) };
-    outgoing.attributes.insert(ATTRIBUTE.to_owned(), attribute);
-    let size =
-        outgoing.body.len() + outgoing.attributes.iter().map(|(name, value)| size_of(name, value)).sum::<usize>();
-    (outgoing.attributes.len() <= SQS_MAX_ATTRIBUTES && size <= SQS_MAX_MESSAGE_BYTES).then_some(outgoing)
-}
-
-/// Name, type and value all count (SQS quotas, "Message size").
-fn size_of(name: &str, attribute: &MessageAttribute) -> usize {
-    let value = match &attribute.value {
-        AttributeValue::Text(text) => text.len(),
-        AttributeValue::Binary(bytes) => bytes.len(),
-    };
-    name.len() + attribute.data_type.len() + value
+    outgoing.attributes.insert(ATTRIBUTE.to_owned(), note.attribute().ok()?);
+    outgoing.fits().then_some(outgoing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::{MessageId, ReceiptHandle};
+    use crate::queue::SQS_MAX_MESSAGE_BYTES;
 
     fn note() -> Note {
         Note {
@@ -239,6 +229,7 @@ mod tests {
             message_id: "m".into(),
             redrives: 0,
             envelope: None,
+            run: None,
         }
     }
 

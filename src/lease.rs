@@ -222,6 +222,12 @@ impl Intake {
         Some(seats)
     }
 
+    /// Waits until no more than so many messages are in flight.
+    pub async fn at_most(&self, in_flight: usize) {
+        let free = u32::try_from(self.limit.saturating_sub(in_flight)).unwrap_or(u32::MAX);
+        drop(self.permits.acquire_many(free).await); // never closed
+    }
+
     /// Hands received messages over and gets their leases. From the moment this is called the settler owns them:
     /// if the caller goes away, they are returned. Messages beyond the seats cannot be (the poll asked for no more).
     pub async fn admit(&self, messages: Vec<Message>, seats: Vec<Seat>, sent: Instant) -> Vec<Lease> {

@@ -22,9 +22,8 @@
 //! - **P6** An outage is not a verdict.
 //! - **P7** No work without a lease; a permit is free only when the work, children included, has stopped.
 //! - **P8** Newest wins.
+//! - **P9** Redrive is idempotent: killed anywhere and run again, the end is that of one clean run.
 //! - **P10** The books balance.
-//!
-//! (P9 is the redrive's, which is not in this crate yet.)
 //!
 //! Not promised: exactly-once execution (duplicates are possible and harmless), order across keys, survival of
 //! queue retention or purges, FIFO queues.
@@ -54,6 +53,7 @@ pub mod pipeline;
 pub mod process;
 pub mod queue;
 pub mod receive;
+pub mod redrive;
 pub mod retry;
 pub mod settle;
 pub mod shutdown;

@@ -303,6 +303,26 @@ impl Rules {
 }
 
 impl Plan {
+    /// The table of who charges nothing and dead-letters nothing: what is not finished is returned at once.
+    pub fn without_charge(verdict: &Verdict) -> Self {
+        let returned = |account| Self { settlement: Settlement::Return(Duration::ZERO), charged: false, account };
+        match verdict {
+            Verdict::Judged(Outcome::Done) => Self::delete(OutcomeName::Done, None),
+            Verdict::Judged(Outcome::Superseded) => Self::delete(OutcomeName::Superseded, None),
+            Verdict::Judged(Outcome::Skip(reason)) => Self::delete(OutcomeName::Skipped, Some(reason.as_str())),
+            Verdict::Judged(Outcome::Retry(reason)) => {
+                let (name, detail) = reason.describe();
+                returned(Account::told(OutcomeName::Retried, name, detail))
+            }
+            Verdict::Judged(Outcome::Reject(reason)) => {
+                let (name, detail) = reason.describe();
+                returned(Account::told(OutcomeName::Rejected, name.as_str(), detail))
+            }
+            Verdict::Panicked(detail) => returned(Account::told(OutcomeName::Panicked, "panicked", detail)),
+            Verdict::Cancelled => returned(Account::plain(OutcomeName::Cancelled, None)),
+        }
+    }
+
     /// A message may only be dropped for a missing source when nothing else in it is left undone: another change that
     /// was rejected or failed takes the whole message to the dead-letter queue (P3).
     pub fn sparing_the_undone(self, reports: &[ChangeReport]) -> Self {

@@ -183,9 +183,11 @@ impl Pipeline {
     }
 }
 
-type SettlerEnd = Result<Result<(), SettlerBroken>, oneshot::error::RecvError>;
+/// How a settler ended, as its thread tells it.
+pub type SettlerEnd = Result<Result<(), SettlerBroken>, oneshot::error::RecvError>;
 
-fn how_it_broke(end: SettlerEnd) -> SettlerBroken {
+/// Of an end that is not `Ok(Ok(()))`.
+pub fn how_it_broke(end: SettlerEnd) -> SettlerBroken {
     match end {
         Ok(Err(broken)) => broken,
         Ok(Ok(())) => SettlerBroken::because("it ended before it was asked to"),
@@ -193,7 +195,8 @@ fn how_it_broke(end: SettlerEnd) -> SettlerBroken {
     }
 }
 
-fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), SettlerBroken>> {
+/// Starts a settler where it is to sit; the channel tells its end.
+pub fn start_settler(settler: Settler, seat: Seat) -> oneshot::Receiver<Result<(), SettlerBroken>> {
     let (end, ended) = oneshot::channel();
     match seat {
         Seat::Here => drop(tokio::spawn(tied(async move { drop(end.send(settler.run().await)) }))),

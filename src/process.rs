@@ -25,6 +25,8 @@ mod names;
 pub mod record;
 mod trouble;
 
+pub use names::{tenant, tenant_in};
+
 /// What the work may do, told by whoever holds the lease.
 pub struct Scope {
     /// Asked before every write.

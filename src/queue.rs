@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::message::{Message, MessageAttribute, MessageId, ReceiptHandle};
+use crate::message::{AttributeValue, Message, MessageAttribute, MessageId, ReceiptHandle};
 use std::collections::BTreeMap;
 
 pub mod sqs;
@@ -88,6 +88,25 @@ pub struct Outgoing {
     pub group_id: Option<String>,
 }
 
+impl Outgoing {
+    /// As SQS counts it: the body, and name, type and value of each attribute (SQS quotas, "Message size").
+    pub fn bytes(&self) -> usize {
+        let attribute = |(name, attribute): (&String, &MessageAttribute)| {
+            let value = match &attribute.value {
+                AttributeValue::Text(text) => text.len(),
+                AttributeValue::Binary(bytes) => bytes.len(),
+            };
+            name.len() + attribute.data_type.len() + value
+        };
+        self.body.len() + self.attributes.iter().map(attribute).sum::<usize>()
+    }
+
+    /// SQS takes it: at most 10 attributes and 1 MiB.
+    pub fn fits(&self) -> bool {
+        self.attributes.len() <= SQS_MAX_ATTRIBUTES && self.bytes() <= SQS_MAX_MESSAGE_BYTES
+    }
+}
+
 /// What a queue says of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct QueueFacts {
@@ -107,6 +126,20 @@ pub struct QueueFacts {
     pub in_flight: u64,
     /// `ApproximateNumberOfMessagesDelayed`.
     pub delayed: u64,
+    /// `RedriveAllowPolicy`: who may use it as a dead-letter queue.
+    pub redrive_allow: RedriveAllow,
+}
+
+/// Who may use a queue as their dead-letter queue.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum RedriveAllow {
+    /// Any queue of the account and region; SQS's default.
+    #[default]
+    All,
+    /// No queue.
+    Nobody,
+    /// Queues with these ARNs.
+    These(Vec<String>),
 }
 
 /// One queue.

@@ -23,7 +23,7 @@ use crate::events::{self, Event};
 use crate::heartbeat::Span;
 use crate::lease::{Admission, Lease, LeaseNumber, Settled, Term, Word};
 use crate::message::Message;
-use crate::outcome::{Account, Judgement, Outcome, OutcomeName, Rules, Settlement, Verdict};
+use crate::outcome::{Account, Judgement, Outcome, OutcomeName, Plan, Rules, Settlement, Verdict};
 use crate::queue::{EntryReply, Queue, QueueError};
 use crate::retry::Jitter;
 use crate::shutdown::SETTLE_MARGIN;
@@ -44,16 +44,12 @@ const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything the settler works with; shared with its calls, which outlive no loop turn's borrow.
 pub struct Desk {
-    /// The main queue, on the settler's own client.
+    /// The queue that is received from, on the settler's own client.
     pub queue: Arc<dyn Queue>,
-    /// The DLQ and its envelopes.
-    pub dead_letters: DeadLetters,
-    /// Our own attempt budget.
-    pub attempts: AttemptsLog,
+    /// What a failure costs its message.
+    pub failures: Failures,
     /// The ledger.
     pub books: Arc<Books>,
-    /// The table's parameters.
-    pub rules: Rules,
     /// Spread of delays.
     pub jitter: Jitter,
     /// Lease length.
@@ -62,7 +58,34 @@ pub struct Desk {
     pub lease_clock: LeaseClock,
 }
 
+/// What becomes of messages whose work is not finished.
+pub enum Failures {
+    /// A failure is counted, and a message whose budget is spent is dead-lettered: a worker's way.
+    Counted(Arc<Counted>),
+    /// They are returned at once, and nothing is held against them: the way of an operator's command, to which a message
+    /// is not given to be judged.
+    Returned,
+}
+
+/// What counting failures takes.
+pub struct Counted {
+    /// The DLQ and its envelopes.
+    pub dead_letters: DeadLetters,
+    /// Our own attempt budget.
+    pub attempts: AttemptsLog,
+    /// The table's parameters.
+    pub rules: Rules,
+}
+
 impl Desk {
+    /// `failed_before`: attempts already recorded against the message.
+    fn plan(&self, verdict: &Verdict, failed_before: u32, receive_count: u32) -> Plan {
+        match &self.failures {
+            Failures::Counted(counted) => counted.rules.plan(verdict, failed_before, receive_count, &self.jitter),
+            Failures::Returned => Plan::without_charge(verdict),
+        }
+    }
+
     fn call_limit(&self) -> Duration {
         CALL_LIMIT.min(self.visibility / 4)
     }
@@ -243,9 +266,14 @@ impl Settler {
             Verdict::Panicked(_) => false,
             Verdict::Cancelled => !capped,
         };
+        // Where nothing is charged and nothing dead-lettered, nothing needs preparation and no mark is owed.
+        let counted = match &self.desk.failures {
+            Failures::Counted(counted) => Arc::clone(counted),
+            Failures::Returned => return self.decide(number),
+        };
         match (lost || quick, owed) {
             (true, None) => self.decide(number),
-            (true, Some(owed)) => self.clear_first(number, owed, lost),
+            (true, Some(owed)) => self.clear_first(number, counted, owed, lost),
             (false, owed) => {
                 held.phase = Phase::Preparing;
                 let case = Case {
@@ -257,7 +285,7 @@ impl Settler {
                     owed,
                     closing: self.closing.clone(),
                 };
-                let work = prepare(Arc::clone(&self.desk), case);
+                let work = prepare(Arc::clone(&self.desk), counted, case);
                 self.calls.spawn(tied(async move { Ended::Prepared(number, work.await) }));
             }
         }
@@ -267,7 +295,7 @@ impl Settler {
     fn decide(&mut self, number: LeaseNumber) {
         let Some(held) = self.held.get_mut(&number) else { return };
         let lost = held.term.why_ended() != Some(CAPPED) && !held.term.is_live();
-        let plan = self.desk.rules.plan(&held.judgement.verdict, 0, held.receive_count, &self.desk.jitter);
+        let plan = self.desk.plan(&held.judgement.verdict, 0, held.receive_count);
         held.account = plan.account;
         let (last, end) = match plan.settlement {
             Settlement::Return(delay) => (Last::Return(delay), End::Returned),

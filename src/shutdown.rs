@@ -48,21 +48,6 @@ pub struct Signals {
     usr2: Signal,
 }
 
-/// Cancelled by what ends an operator's command: Ctrl-C, SIGTERM, or a terminal that is gone (SIGHUP). From now on none
-/// of them ends the process by itself, the second no more than the first: what is in hand is finished.
-pub fn on_interrupt() -> io::Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        let (mut signals, stop) = (signal(kind)?, stop.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                stop.cancel();
-            }
-        });
-    }
-    Ok(stop)
-}
-
 impl Signals {
     /// Takes the signals over. From now on they do not end the process by themselves.
     pub fn take() -> io::Result<Self> {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::attempts::AttemptsLog;
@@ -37,15 +36,18 @@ use crate::process::fetch::TempFolder;
 use crate::queue::sqs::{self, SqsQueue};
 use crate::queue::{Queue, QueueError, QueueFacts};
 use crate::retry::{Backoff, Jitter};
-use crate::settle::Desk;
-use crate::shutdown::on_interrupt;
+use crate::settle::{Counted, Desk, Failures};
 use crate::store::s3::{self, S3Store};
 use crate::store::{Store, StoreError, layout};
 
+pub mod archive;
 pub mod begin;
 mod canary;
+pub mod inspect;
 pub mod migrate;
 pub mod parked;
+
+pub use begin::stop_on_interrupt;
 
 pub use canary::canary;
 
@@ -119,13 +121,19 @@ pub struct Queues {
     pub dlq_url: String,
     /// What the main queue says of itself.
     pub facts: QueueFacts,
+    /// What the DLQ says.
+    pub dlq: QueueFacts,
 }
 
 /// Looks at both queues.
-pub async fn find_queues(config: &WorkerConfig, client: &aws_sdk_sqs::Client) -> Result<Queues, CannotStart> {
-    let facts = look_at_queue("SQS_QUEUE_URL", &config.queue_url, client).await?;
-    let dlq_url = match (&config.dlq_url, &facts.dead_letter_arn) {
-        (Some(url), _) => url.clone(),
+pub async fn find_queues(
+    queue_url: &str,
+    dlq_url: Option<&str>,
+    client: &aws_sdk_sqs::Client,
+) -> Result<Queues, CannotStart> {
+    let facts = look_at_queue("SQS_QUEUE_URL", queue_url, client).await?;
+    let dlq_url = match (dlq_url, &facts.dead_letter_arn) {
+        (Some(url), _) => url.to_owned(),
         (None, Some(arn)) => sqs::url_of_arn(client, arn).await.map_err(|error| {
             CannotStart::missing(format!("the dead-letter queue {arn} cannot be found: {error}; set SQS_DLQ_URL"))
         })?,
@@ -133,18 +141,12 @@ pub async fn find_queues(config: &WorkerConfig, client: &aws_sdk_sqs::Client) ->
             return Err(CannotStart::misconfigured(format!(
                 "queue {} has no redrive policy, so its dead-letter queue is not known; \
                  set SQS_DLQ_URL, or give the queue a redrive policy (`worker check` prints the command)",
-                config.queue_url
+                queue_url
             )));
         }
     };
     let dead = look_at_queue("SQS_DLQ_URL", &dlq_url, client).await?;
-    if dead.arn == facts.arn {
-        return Err(CannotStart::misconfigured(format!(
-            "SQS_DLQ_URL is the queue itself ({}): a dead-lettered message would come straight back",
-            facts.arn
-        )));
-    }
-    Ok(Queues { dlq_url, facts })
+    Ok(Queues { dlq_url, facts, dlq: dead })
 }
 
 /// Looks at a queue that is needed.
@@ -220,7 +222,13 @@ pub struct Worker {
 /// Looks at what is needed and builds the pipeline.
 /// `run_id`: of this incarnation, as in its log lines.
 pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Result<Worker, CannotStart> {
-    let queues = find_queues(config, &sqs::settling_client(aws)).await?;
+    let queues = find_queues(&config.queue_url, config.dlq_url.as_deref(), &sqs::settling_client(aws)).await?;
+    if queues.dlq.arn == queues.facts.arn {
+        return Err(CannotStart::misconfigured(format!(
+            "SQS_DLQ_URL is the queue itself ({}): a dead-lettered message would come straight back",
+            queues.facts.arn
+        )));
+    }
     let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
     look_at_bucket("S3_BUCKET", &config.results_bucket, store.as_ref()).await?;
     let pause = PauseFile { store: Arc::clone(&store), bucket: config.results_bucket.clone() };
@@ -339,21 +347,23 @@ fn desk(
     let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
     Desk {
         queue: Arc::new(SqsQueue::new(client.clone(), &config.queue_url)),
-        dead_letters: DeadLetters {
-            queue: Arc::new(SqsQueue::new(client, &queues.dlq_url)),
-            source_queue: queues.facts.arn,
-            store: Arc::clone(&store),
-            bucket: config.results_bucket.clone(),
-            clock: Arc::clone(clock),
-        },
-        attempts: attempts(store),
+        failures: Failures::Counted(Arc::new(Counted {
+            dead_letters: DeadLetters {
+                queue: Arc::new(SqsQueue::new(client, &queues.dlq_url)),
+                source_queue: queues.facts.arn,
+                store: Arc::clone(&store),
+                bucket: config.results_bucket.clone(),
+                clock: Arc::clone(clock),
+            },
+            attempts: attempts(store),
+            rules: Rules {
+                max_attempts: config.max_attempts,
+                backoff: Backoff { base: config.retry_base, cap: config.retry_max },
+                on_missing: config.on_missing_object,
+                max_receive_count: queues.facts.max_receive_count,
+            },
+        })),
         books: Arc::clone(books),
-        rules: Rules {
-            max_attempts: config.max_attempts,
-            backoff: Backoff { base: config.retry_base, cap: config.retry_max },
-            on_missing: config.on_missing_object,
-            max_receive_count: queues.facts.max_receive_count,
-        },
         jitter: Jitter::from_entropy(),
         visibility: config.visibility,
         lease_clock: LeaseClock::of_system(),
@@ -363,11 +373,6 @@ fn desk(
 /// `FAILED_RETRY_*`.
 pub fn replay_budget(retries: u32, base: Duration, cap: Duration) -> Budget {
     Budget { retries, backoff: Backoff { base, cap } }
-}
-
-/// What ends an operator's command, from here on ([`crate::shutdown::on_interrupt`]).
-pub fn stop_on_interrupt() -> Result<CancellationToken, CannotStart> {
-    on_interrupt().map_err(|error| CannotStart::missing(format!("cannot listen to signals: {error}")))
 }
 
 /// This machine's name.

@@ -110,7 +110,9 @@ impl From<QueueError> for Trouble {
 }
 
 /// One call, tried again while a dependency is sick.
-async fn patiently<T, E: Into<Trouble>, F: Future<Output = Result<T, E>>>(call: impl Fn() -> F) -> Result<T, Trouble> {
+pub(crate) async fn patiently<T, E: Into<Trouble>, F: Future<Output = Result<T, E>>>(
+    call: impl Fn() -> F,
+) -> Result<T, Trouble> {
     let mut wait = FIRST_WAIT;
     for _ in 1..TRIES {
         match limited(call()).await {
@@ -123,7 +125,7 @@ async fn patiently<T, E: Into<Trouble>, F: Future<Output = Result<T, E>>>(call: 
     limited(call()).await
 }
 
-async fn limited<T, E: Into<Trouble>>(call: impl Future<Output = Result<T, E>>) -> Result<T, Trouble> {
+pub(crate) async fn limited<T, E: Into<Trouble>>(call: impl Future<Output = Result<T, E>>) -> Result<T, Trouble> {
     match tokio::time::timeout(CALL_LIMIT, call).await {
         Ok(ended) => ended.map_err(Into::into),
         Err(_) => Err(Trouble::Sick(format!("no answer within {CALL_LIMIT:?}"))),
@@ -131,7 +133,7 @@ async fn limited<T, E: Into<Trouble>>(call: impl Future<Output = Result<T, E>>) 
 }
 
 /// A whole object of the results bucket, of at most so many bytes; `None`: there is none.
-async fn read(
+pub(crate) async fn read(
     store: &dyn Store,
     bucket: &str,
     key: &str,
@@ -163,7 +165,7 @@ pub enum Ended {
 }
 
 /// Why a run stops before its end.
-enum Halt {
+pub(crate) enum Halt {
     Interrupted,
     Sick(String),
 }

@@ -17,9 +17,11 @@ use serde_json::Value;
 
 const UNIT: &str = include_str!("../systemd/quittance-worker.service");
 const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
+const REDRIVE: &str = include_str!("../deploy/iam-redrive-policy.json");
 const TRACE: &str = include_str!("../deploy/iam-trace-policy.json");
 const UPKEEP: &str = include_str!("../deploy/iam-upkeep-policy.json");
 const MIGRATE: &str = include_str!("../deploy/iam-migrate-policy.json");
+const ARCHIVE: &str = include_str!("../deploy/iam-archive-policy.json");
 const OPERATOR: &str = include_str!("../deploy/iam-operator-policy.json");
 const CARGO: &str = include_str!("../Cargo.toml");
 
@@ -302,6 +304,44 @@ fn the_operators_policy_allows_to_pause_and_resume_and_nothing_else() {
 }
 
 #[test]
+fn the_archives_policy_moves_messages_and_touches_no_file_record_or_document() {
+    let statements = statements_of(ARCHIVE, &["SOURCE_BUCKET", "SOURCE_PREFIX", "DOMAIN", "INDEX"]);
+    let namespace = Namespace::parse("default").unwrap();
+    let document = DocumentId::of(&namespace, "incoming", "in/a.txt");
+    let results = |key: &str| format!("arn:aws:s3:::results/{key}");
+    let letter = |queue| results(&layout::archived(queue, "2026-11-22", &MessageId("0b1a".into())));
+    let record = results(&layout::record(&namespace, &document));
+    let (get, put, delete) = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject");
+    let main = "arn:aws:sqs:eu-central-1:111122223333:files";
+    let mut cases = vec![
+        ("sqs:SendMessage", main.to_owned(), true),
+        ("sqs:SendMessage", format!("{main}-dlq"), false),
+        ("sqs:PurgeQueue", main.to_owned(), false),
+        ("sqs:SetQueueAttributes", main.to_owned(), false),
+        ("sqs:ReceiveMessage", format!("{main}-others"), false),
+        ("s3:ListBucket", "arn:aws:s3:::results".to_owned(), true),
+        ("s3:ListBucket", "arn:aws:s3:::incoming".to_owned(), false),
+        (get, results(layout::PAUSE), true),
+        (put, results(layout::PAUSE), false),
+        (get, results(&layout::errored("2026-11-22", &namespace, &document, 1)), true),
+        (delete, results(&layout::errored("2026-11-22", &namespace, &document, 1)), false),
+        (get, "arn:aws:s3:::incoming/in/a.txt".to_owned(), false),
+        (get, record.clone(), false),
+        (put, record.clone(), false),
+        (delete, record, false),
+    ];
+    for queue in ["dlq", "main"] {
+        cases.extend([(get, letter(queue), true), (put, letter(queue), true), (delete, letter(queue), true)]);
+    }
+    for action in ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"] {
+        cases.extend([(action, main.to_owned(), true), (action, format!("{main}-dlq"), true)]);
+    }
+    for (action, resource, expected) in cases {
+        assert_eq!(allows(&statements, action, &resource), expected, "{action} on {resource}");
+    }
+}
+
+#[test]
 fn the_upkeep_policy_sends_work_and_forgets_tombstones_and_writes_no_record() {
     let statements = statements_of(UPKEEP, &["DEAD_LETTER_QUEUE"]);
     let namespace = Namespace::parse("default").unwrap();
@@ -382,6 +422,48 @@ fn the_policy_for_a_trace_looks_at_everything_and_changes_nothing() {
     let changes =
         |action: &&&str| ["Put", "Delete", "Send", "Purge", "Generate"].iter().any(|verb| action.contains(verb));
     assert_eq!(granted.iter().find(changes), None);
+}
+
+#[test]
+fn the_policy_of_the_redrive_empties_the_dlq_and_writes_no_record() {
+    let statements = statements_of(REDRIVE, &[]);
+    let (namespace, message) = (Namespace::parse("default").unwrap(), MessageId("m".into()));
+    let document = DocumentId::of(&namespace, "incoming", "in/a.txt");
+    let results = |key: &str| format!("arn:aws:s3:::results/{key}");
+    let queue = "arn:aws:sqs:eu-central-1:111122223333:files";
+    let dlq = format!("{queue}-dlq");
+    let record = results(&layout::record(&namespace, &document));
+    let index = |path: &str| format!("arn:aws:es:eu-central-1:111122223333:domain/search/{path}");
+    let (get, put, delete) = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject");
+    for (action, resource, expected) in [
+        ("sqs:ReceiveMessage", dlq.clone(), true),
+        ("sqs:DeleteMessage", dlq.clone(), true),
+        ("sqs:ChangeMessageVisibility", dlq.clone(), true),
+        ("sqs:PurgeQueue", dlq.clone(), false),
+        ("sqs:SendMessage", dlq, false),
+        ("sqs:SendMessage", queue.to_owned(), true),
+        ("sqs:ReceiveMessage", queue.to_owned(), false),
+        ("sqs:DeleteMessage", queue.to_owned(), false),
+        (get, "arn:aws:s3:::incoming/in/a.txt".to_owned(), true),
+        (put, "arn:aws:s3:::incoming/in/a.txt".to_owned(), false),
+        (get, record.clone(), true),
+        (put, record.clone(), false),
+        (delete, record, false),
+        (put, results(&layout::parked("2026-11-22", &namespace, &document, 1)), true),
+        (put, results(&layout::errored("2026-11-22", &namespace, &document, 1)), true),
+        (put, results(&layout::envelope("2026-11-22", &message)), true),
+        (put, results(&layout::redrive_part("run", 0)), true),
+        (get, results(&layout::redrive_part("run", 0)), true), // a conflict is looked at
+        (delete, results(&layout::redrive_part("run", 0)), false),
+        (get, results(layout::PAUSE), true),
+        (put, results(layout::PAUSE), false),
+        ("es:ESHttpPost", index("files/_mget"), true),
+        ("es:ESHttpPost", index("files/_bulk"), true),
+        ("es:ESHttpGet", index("files"), true),
+        ("es:ESHttpDelete", index("files"), false),
+    ] {
+        assert_eq!(allows(&statements, action, &resource), expected, "{action} on {resource}");
+    }
 }
 
 #[test]

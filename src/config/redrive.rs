@@ -17,33 +17,44 @@ use super::values::{boolean, bucket};
 use super::{LogFormat, Surroundings};
 use crate::message::Namespace;
 
+mod archive;
+mod drain;
 mod find;
+mod inspect;
 mod parked;
 mod purge;
 mod reconcile;
 mod reprocess;
 mod trace;
 mod upkeep;
+mod when;
 
+pub use archive::{ArchiveOrder, LettersWanted};
+pub use drain::DrainConfig;
 pub use find::FindConfig;
+pub use inspect::InspectConfig;
 pub use parked::ParkedOrder;
 pub use purge::PurgeConfig;
 pub use reconcile::ReconcileConfig;
 pub use reprocess::ReprocessConfig;
 pub use trace::{DlqConfig, DlqUrl, TraceConfig};
+pub use when::When;
 
 /// Longest reason: it goes into a log line of every worker.
 const REASON_CHARS: usize = 400;
 
-/// The operator's side of quittance: pause and resume all workers of a results bucket, see to what is parked, keep index
-/// and records in step with the source, look into the index.
+/// The operator's side of quittance: drain the dead-letter queue, pause and resume all workers of a results bucket, see to
+/// what is parked, keep index and records in step with the source, look into the index.
 // No Debug: what was typed may hold a secret.
 #[derive(Parser)]
 #[command(name = "redrive", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP, subcommand_value_name = "COMMAND")]
 pub struct RedriveArgs {
-    /// What to do.
+    /// What to do; without one, the dead-letter queue is drained.
     #[command(subcommand)]
     command: Option<Verb>,
+
+    #[command(flatten)]
+    drain: drain::DrainArgs,
 
     /// The workers' results bucket; required but for `search`.
     #[arg(long, env = "S3_BUCKET", value_name = "BUCKET", global = true)]
@@ -80,8 +91,17 @@ enum Verb {
     Resume,
     /// Say whether the workers are paused, by whom, since when and why.
     Status,
+    /// Say what a drain of the dead-letter queue would do, and how long it would take.
+    #[command(after_help = drain::PLAN_HELP)]
+    Plan(Box<drain::PlanArgs>),
     /// Replay the documents that are not in the index yet, list them, or see to those that errored.
     Parked(Box<parked::ParkedArgs>),
+    /// Say what is in the dead-letter queue, the archive and errored, why, since when and whose.
+    #[command(after_help = inspect::HELP)]
+    Inspect(Box<inspect::InspectArgs>),
+    /// Look at what was given up on, send it back, or save a queue's messages to S3.
+    #[command(after_help = archive::HELP)]
+    Archive(Box<archive::ArchiveArgs>),
     /// Compare source bucket, records and index; with --repair, send what is missing, stale or orphaned to be worked on.
     #[command(after_help = reconcile::HELP)]
     Reconcile(Box<reconcile::ReconcileArgs>),
@@ -100,17 +120,27 @@ enum Verb {
 }
 
 const AFTER_HELP: &str = "\
-Required: S3_BUCKET (or --results-bucket). Region, credentials and AWS_ENDPOINT_URL are the AWS SDK's own.
+Without a command: drains the dead-letter queue, in batches that are written down before they are settled.
+A letter is dropped where its work is done, indexed from its record where only the index lacks it, archived
+where it can never be done, and else sent back. The first ten must be worked on before the rest follows.
+
+Required: S3_BUCKET (or --results-bucket); to drain, also SQS_QUEUE_URL, SOURCE_BUCKETS and the index, as
+the workers have them: their environment file serves. Region, credentials and AWS_ENDPOINT_URL are the AWS SDK's own.
 A pause is one object, control/pause.json: it holds for every worker of that bucket, whatever its
 namespace, across restarts, until `redrive resume`. Workers send no new poll after 5 seconds; polls
 that are open may bring messages for up to 20 s more.
 
 Examples:
+  redrive plan --sample 100                  what is in the dead-letter queue, and what would become of it
+  redrive --batch-size 50                    drain it
+  redrive --batch-size 50 --max-messages 500 --reason denied --rate 20
   redrive pause --reason 'incident 7: index rebuild'
   redrive status                             who paused, since when, why
   redrive status --json
   redrive resume
   redrive parked --list                      documents that wait for the index
+  redrive inspect --since 24h                what is dead-lettered, archived or errored, why and whose
+  redrive archive list                       what was given up on (show, restore, save)
   redrive reconcile --bucket incoming        what is missing, stale or orphaned (--repair: put on its way)
   redrive reprocess --bucket incoming --extractor-older-than 2
   redrive purge-tombstones --older-than 45d
@@ -121,11 +151,16 @@ Examples:
 Exit codes:
   0   well, also where there was nothing to change (the report says so)
   3   partial: something was found, or is left
-  4   refused: paused, or another is at it
+  4   refused: paused, another is at it, or queues that do not belong together
   64  bad usage: no command, an unknown flag or command, no reason
   75  a dependency is not there: the bucket, credentials, the network
   78  bad configuration: all mistakes are listed, each with its fix
   130 interrupted; it says how to go on";
+
+const NOTHING_TYPED: &str = "\
+no command was given, so nothing is done; to drain the dead-letter queue: redrive --batch-size 50 (first: redrive plan);
+  there are: plan, inspect, pause, resume, status, parked, archive, reconcile, reprocess, purge-tombstones, search,
+  trace";
 
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
@@ -145,28 +180,53 @@ impl RedriveArgs {
     {
         let mut command = without_values(Self::command());
         let args = Self::from_arg_matches(&command.try_get_matches_from_mut(argv)?)?;
-        if args.command.is_none() {
-            let what = "no command was given, so nothing is done; there are: pause, resume, status, parked, \
-                         reconcile, reprocess, purge-tombstones, search, trace";
-            return Err(command.error(ErrorKind::MissingSubcommand, what));
+        let drains = args.drain.is_asked_for();
+        match &args.command {
+            // Typed by somebody who wants to see what there is: that must not move anything.
+            None if !drains => Err(command.error(ErrorKind::MissingSubcommand, NOTHING_TYPED)),
+            None if args.drain.sample.is_some() && !args.drain.dry_run => {
+                let what = "--sample only looks, and a drain without --dry-run moves: redrive plan --sample N";
+                Err(command.error(ErrorKind::MissingRequiredArgument, what))
+            }
+            Some(_) if drains => {
+                let what =
+                    "the drain's own flags go without a command (redrive --batch-size 50), the command's behind it";
+                Err(command.error(ErrorKind::ArgumentConflict, what))
+            }
+            Some(Verb::Archive(archive)) if archive.is_bare() => {
+                let what =
+                    "archive: nothing was said to do; there are: list, show, restore, save (or --queue main|dlq)";
+                Err(command.error(ErrorKind::MissingSubcommand, what))
+            }
+            Some(Verb::Archive(archive)) if archive.is_both() => {
+                let what = "archive: a command's flags go behind it (redrive archive save --queue main)";
+                Err(command.error(ErrorKind::ArgumentConflict, what))
+            }
+            Some(_) | None => Ok(args),
         }
-        Ok(args)
     }
 
     /// Flags and variables of what was typed: the common ones and those of its command.
     fn names(&self) -> BTreeMap<String, Name> {
         let all = Self::command();
         let mut names = names_of(&all);
-        let verb = match self.command {
-            Some(Verb::Parked(_)) => "parked",
-            Some(Verb::Reconcile(_)) => "reconcile",
-            Some(Verb::Reprocess(_)) => "reprocess",
-            Some(Verb::PurgeTombstones(_)) => "purge-tombstones",
-            Some(Verb::Search(_)) => "search",
-            Some(Verb::Trace(_)) => "trace",
-            Some(Verb::Pause { .. } | Verb::Resume | Verb::Status) | None => return names,
+        let path: &[&str] = match &self.command {
+            Some(Verb::Archive(args)) => args.path(),
+            Some(Verb::Parked(_)) => &["parked"],
+            Some(Verb::Reconcile(_)) => &["reconcile"],
+            Some(Verb::Reprocess(_)) => &["reprocess"],
+            Some(Verb::PurgeTombstones(_)) => &["purge-tombstones"],
+            Some(Verb::Search(_)) => &["search"],
+            Some(Verb::Plan(_)) => &["plan"],
+            Some(Verb::Trace(_)) => &["trace"],
+            Some(Verb::Inspect(_)) => &["inspect"],
+            Some(Verb::Pause { .. } | Verb::Resume | Verb::Status) | None => &[],
         };
-        names.extend(all.find_subcommand(verb).map(names_of).unwrap_or_default());
+        let mut command = Some(&all);
+        for name in path {
+            command = command.and_then(|command| command.find_subcommand(name));
+            names.extend(command.map(names_of).unwrap_or_default());
+        }
         names
     }
 }
@@ -192,6 +252,10 @@ pub enum Order {
         /// What to do.
         order: ParkedOrder,
     },
+    /// Count what is there.
+    Inspect(Box<InspectConfig>),
+    /// Look at what was given up on, send it back, save a queue.
+    Archive(Box<ArchiveOrder>),
     /// Compare, and repair.
     Reconcile(Box<ReconcileConfig>),
     /// Work anew.
@@ -200,6 +264,10 @@ pub enum Order {
     PurgeTombstones(Box<PurgeConfig>),
     /// Look for words.
     Search(Box<FindConfig>),
+    /// Say what a drain would do.
+    Plan(Box<DrainConfig>),
+    /// Drain the DLQ.
+    Drain(Box<DrainConfig>),
     /// Tell the life of a file or a message.
     Trace(Box<TraceConfig>),
 }
@@ -238,11 +306,20 @@ impl RedriveConfig {
             Some(Verb::Pause { reason: Some(reason), by, status: _ }) => {
                 Some(Order::Pause { reason: reason.clone(), by: by.clone() })
             }
-            Some(Verb::Pause { reason: None, .. } | Verb::Status) | None => Some(Order::Status),
+            Some(Verb::Pause { reason: None, .. } | Verb::Status) => Some(Order::Status),
+            None => {
+                let config = drain::convert(read, &args.drain, http).map(Box::new);
+                config.map(if args.drain.dry_run { Order::Plan } else { Order::Drain })
+            }
+            Some(Verb::Plan(args)) => {
+                drain::convert(read, &args.drain, http).map(|config| Order::Plan(Box::new(config)))
+            }
             Some(Verb::Resume) => Some(Order::Resume),
             Some(Verb::Parked(args)) => {
                 parked::convert(read, args, http).map(|(namespace, order)| Order::Parked { namespace, order })
             }
+            Some(Verb::Inspect(args)) => inspect::convert(read, args).map(|config| Order::Inspect(Box::new(config))),
+            Some(Verb::Archive(args)) => archive::convert(read, args).map(|order| Order::Archive(Box::new(order))),
             Some(Verb::Reconcile(args)) => {
                 reconcile::convert(read, args, results, http).map(|config| Order::Reconcile(Box::new(config)))
             }

@@ -42,7 +42,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(report: &impl Serialize, text: String, code: u8) -> Self {
+    /// Of a report that is plain data.
+    pub fn of(report: &impl Serialize, text: String, code: u8) -> Self {
         // Strings and numbers: there is nothing here that JSON cannot hold.
         Self { text, json: serde_json::to_string(report).unwrap_or_default() + "\n", code }
     }

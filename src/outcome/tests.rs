@@ -189,3 +189,18 @@ fn a_message_is_not_dropped_for_one_missing_source_while_another_change_of_it_is
     let failed = report(Outcome::Retry(RetryReason::Denied(Dependency::Source, "no".into())));
     assert_eq!(plan(&[report(Outcome::Done), failed]), Settlement::DeadLetter(DeadLetterReason::Denied, "no".into()));
 }
+
+#[test]
+fn without_charge_what_is_finished_is_deleted_and_all_else_is_returned_at_once() {
+    let reject = Verdict::Judged(Outcome::Reject(RejectReason::Malformed("d".into())));
+    let systemic = retry(RetryReason::Systemic(Dependency::Results, "d".into()));
+    let others = [reject, systemic, Verdict::Panicked("d".into()), Verdict::Cancelled];
+    for verdict in charged_reasons().into_iter().map(retry).chain(others) {
+        let Plan { settlement, charged, .. } = Plan::without_charge(&verdict);
+        assert_eq!((settlement, charged), (Settlement::Return(Duration::ZERO), false), "{verdict:?}");
+    }
+    for outcome in [Outcome::Done, Outcome::Superseded, Outcome::Skip(SkipReason::DirectoryMarker)] {
+        let verdict = Verdict::Judged(outcome);
+        assert_eq!(Plan::without_charge(&verdict), plan_with(RULES, verdict, 0, 1));
+    }
+}

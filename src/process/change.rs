@@ -99,16 +99,7 @@ impl Job<'_> {
     }
 
     fn rank(&self, found: &Standing, seen: Seen<'_>) -> Rank {
-        let rank = record::rank(found, self.change.sequencer.as_ref(), seen, &self.message.id);
-        // Before the source is read, another change of this very message may have written the record: of the same key,
-        // with the same sequencer, and the other way round. Only a record of our own kind is our own.
-        let live = found.source_etag.is_some();
-        let of_our_kind = match self.change.operation {
-            Operation::Created => live,
-            Operation::Removed => !live,
-            Operation::Unstated => true,
-        };
-        if rank == Rank::Equal && seen == Seen::Unread && !of_our_kind { Rank::Older } else { rank }
+        record::rank_of(found, self.change, seen, &self.message.id)
     }
 
     async fn look_up(&self) -> Step<Option<Standing>> {

@@ -14,14 +14,20 @@ pub(super) fn extension(key: &str) -> Option<String> {
     fits.then(|| ending.to_lowercase())
 }
 
-pub(super) fn tenant(from: &TenantFrom, key: &str, message: &Message) -> Option<String> {
+/// Of a key, by `TENANT_FROM`.
+pub fn tenant(from: &TenantFrom, key: &str, message: &Message) -> Option<String> {
+    tenant_in(from, key, message.group_id.as_deref())
+}
+
+/// The same, where the message itself is not at hand.
+pub fn tenant_in(from: &TenantFrom, key: &str, group_id: Option<&str>) -> Option<String> {
     match from {
         TenantFrom::Prefix(segments) => {
             let folders: Vec<&str> = key.split('/').collect();
             let folders = &folders[..folders.len().saturating_sub(1).min(*segments)];
             (!folders.is_empty()).then(|| folders.join("/"))
         }
-        TenantFrom::MessageGroup => message.group_id.clone(),
+        TenantFrom::MessageGroup => group_id.map(str::to_owned),
         TenantFrom::None => None,
     }
 }

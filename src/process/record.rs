@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::index::{IndexItem, park::Parkable};
-use crate::message::{DocumentId, MessageId, Sequencer, WorkId};
+use crate::message::{Change, DocumentId, MessageId, Operation, Sequencer, WorkId};
 use crate::store::ObjectHead;
 
 /// The document as the index sees it: exactly the fields of design §8.
@@ -173,6 +173,20 @@ pub fn rank(record: &Standing, ours: Option<&Sequencer>, source: Seen<'_>, messa
         (Some(_), None) => Rank::Older,
         (None, _) => by_object(record, source, message),
     }
+}
+
+/// [`rank`] for a change at hand, also before the source is read.
+pub fn rank_of(found: &Standing, change: &Change, seen: Seen<'_>, message: &MessageId) -> Rank {
+    let rank = rank(found, change.sequencer.as_ref(), seen, message);
+    // Before the source is read, another change of this very message may have written the record: of the same key,
+    // with the same sequencer, and the other way round. Only a record of our own kind is our own.
+    let live = found.source_etag.is_some();
+    let of_our_kind = match change.operation {
+        Operation::Created => live,
+        Operation::Removed => !live,
+        Operation::Unstated => true,
+    };
+    if rank == Rank::Equal && seen == Seen::Unread && !of_our_kind { Rank::Older } else { rank }
 }
 
 fn by_object(record: &Standing, source: Seen<'_>, message: &MessageId) -> Rank {

@@ -22,8 +22,8 @@ use aws_sdk_sqs::types::{
 use serde::Deserialize;
 
 use super::{
-    BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, Refusal, SQS_MAX_BATCH, SQS_MAX_VISIBILITY,
-    SendReply,
+    BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, RedriveAllow, Refusal, SQS_MAX_BATCH,
+    SQS_MAX_VISIBILITY, SendReply,
 };
 use crate::aws::{Fault, blames_credentials};
 use crate::message::{AttributeValue, Message, MessageAttribute, MessageId, ReceiptHandle};
@@ -77,6 +77,20 @@ pub async fn url_of_arn(client: &Client, arn: &str) -> Result<String, QueueError
     };
     let reply = client.get_queue_url().queue_name(name).queue_owner_aws_account_id(owner).send().await;
     reply.map_err(judge)?.queue_url.ok_or_else(|| QueueError::Unavailable("reply without a queue URL".into()))
+}
+
+/// Names of the queues that use this one as their dead-letter queue; all pages.
+pub async fn sources_of(client: &Client, url: &str) -> Result<Vec<String>, QueueError> {
+    let (mut names, mut token) = (Vec::new(), None);
+    loop {
+        let request = client.list_dead_letter_source_queues().queue_url(url).max_results(1_000).set_next_token(token);
+        let reply = request.send().await.map_err(judge)?;
+        names.extend(reply.queue_urls.iter().filter_map(|url| url.rsplit('/').next()).map(str::to_owned));
+        token = reply.next_token;
+        if token.is_none() {
+            return Ok(names);
+        }
+    }
 }
 
 /// One queue, through one client.
@@ -205,6 +219,12 @@ impl Queue for SqsQueue {
             visible: number(Fact::ApproximateNumberOfMessages),
             in_flight: number(Fact::ApproximateNumberOfMessagesNotVisible),
             delayed: number(Fact::ApproximateNumberOfMessagesDelayed),
+            redrive_allow: match attributes.get(&Fact::RedriveAllowPolicy).filter(|text| !text.is_empty()) {
+                Some(text) => serde_json::from_str::<AllowPolicy>(text)
+                    .map_err(|error| QueueError::Refused(format!("redrive allow policy of the queue: {error}")))?
+                    .into(),
+                None => RedriveAllow::All,
+            },
         })
     }
 }
@@ -214,6 +234,33 @@ impl Queue for SqsQueue {
 struct RedrivePolicy {
     dead_letter_target_arn: Option<String>,
     max_receive_count: Option<Count>,
+}
+
+/// The forms that SQS documents ("RedriveAllowPolicy").
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AllowPolicy {
+    redrive_permission: Permission,
+    #[serde(default)]
+    source_queue_arns: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Permission {
+    AllowAll,
+    DenyAll,
+    ByQueue,
+}
+
+impl From<AllowPolicy> for RedriveAllow {
+    fn from(policy: AllowPolicy) -> Self {
+        match policy.redrive_permission {
+            Permission::AllowAll => RedriveAllow::All,
+            Permission::DenyAll => RedriveAllow::Nobody,
+            Permission::ByQueue => RedriveAllow::These(policy.source_queue_arns),
+        }
+    }
 }
 
 /// SQS gives `maxReceiveCount` back as it was set: a number, or (from many templates) a text.

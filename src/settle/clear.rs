@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::held::{Phase, end_term};
-use super::{Desk, Ended, Settler};
+use super::{Counted, Desk, Ended, Settler};
 use crate::crash_loop::Owed;
 use crate::dead_letter::Origin;
 use crate::events::{self, Event};
@@ -39,7 +39,7 @@ pub(super) enum Patience {
 
 impl Settler {
     /// The mark first, then the verdict that needs no preparation.
-    pub(super) fn clear_first(&mut self, number: LeaseNumber, owed: Box<Owed>, lost: bool) {
+    pub(super) fn clear_first(&mut self, number: LeaseNumber, counted: Arc<Counted>, owed: Box<Owed>, lost: bool) {
         let Some(held) = self.held.get_mut(&number) else { return };
         if lost && held.term.why_ended().is_none() {
             end_term(held, "the lease ended"); // a later delivery is not to be adopted by what is over
@@ -50,7 +50,7 @@ impl Settler {
         let (desk, closing) = (Arc::clone(&self.desk), self.closing.clone());
         let (message, term) = (Arc::clone(&held.message), Arc::clone(&held.term));
         self.calls.spawn(tied(async move {
-            clear(&desk, &message, owed, patience, &term, &closing).await;
+            clear(&desk, &counted, &message, owed, patience, &term, &closing).await;
             Ended::Cleared(number)
         }));
     }
@@ -58,6 +58,7 @@ impl Settler {
 
 pub(super) async fn clear(
     desk: &Desk,
+    counted: &Counted,
     message: &Message,
     owed: Box<Owed>,
     patience: Patience,
@@ -69,7 +70,7 @@ pub(super) async fn clear(
     let cleared = {
         let tries = async {
             for n in 0.. {
-                let Err(trouble) = desk.attempts.clear(message, seen.take()).await else { return true };
+                let Err(trouble) = counted.attempts.clear(message, seen.take()).await else { return true };
                 last_trouble = trouble.detail;
                 let denied = trouble.of_this_record && n + 1 >= TRIES_OF_ITS_OWN_TROUBLE;
                 if denied && patience == Patience::Briefly {

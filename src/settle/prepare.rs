@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Desk;
 use super::clear::{Patience, clear};
 use super::held::CAPPED;
+use super::{Counted, Desk};
 use crate::attempts::{Attempts, Seen, Trouble};
 use crate::books::End;
 use crate::crash_loop::Owed;
@@ -47,9 +47,9 @@ pub(super) struct Case {
     pub(super) closing: CancellationToken,
 }
 
-pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
+pub(super) async fn prepare(desk: Arc<Desk>, counted: Arc<Counted>, case: Case) -> Prepared {
     let Case { message, receive_count, judgement, term, capped, owed, closing } = case;
-    let seen = match desk.attempts.read(&message.id, receive_count).await {
+    let seen = match counted.attempts.read(&message.id, receive_count).await {
         Ok(seen) => Some(seen),
         Err(Trouble { detail, of_this_record }) => {
             not_recorded(&message, detail);
@@ -58,7 +58,7 @@ pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
         }
     };
     let failed_before = seen.as_ref().map_or(0, |seen| seen.attempts.failed);
-    let plan = desk.rules.plan(&judgement.verdict, failed_before, receive_count, &desk.jitter);
+    let plan = counted.rules.plan(&judgement.verdict, failed_before, receive_count, &desk.jitter);
     let mut plan = plan.sparing_the_undone(&judgement.reports);
     if capped {
         plan.settlement = Settlement::DeadLetter(DeadLetterReason::Deadline, CAPPED.to_owned());
@@ -68,7 +68,7 @@ pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
     let Plan { settlement, charged, account } = plan;
     let (attempts, written) = match (charged, seen) {
         (false, Some(seen)) => (Some(seen.attempts), false),
-        (true, Some(seen)) => charge(&desk, &message, seen, &account).await,
+        (true, Some(seen)) => charge(&counted, &message, seen, &account).await,
         (_, None) => (None, false),
     };
     // A charge has taken the mark out in the same write.
@@ -77,7 +77,7 @@ pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
             Settlement::Return(_) => Patience::Hold,
             Settlement::Delete | Settlement::DeadLetter(..) => Patience::Briefly,
         };
-        clear(&desk, &message, owed, patience, &term, &closing).await;
+        clear(&desk, &counted, &message, owed, patience, &term, &closing).await;
     }
     match settlement {
         Settlement::Delete => Prepared::Delete { account, end: End::Deleted },
@@ -85,7 +85,7 @@ pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
         Settlement::Return(_) if charged && attempts.is_none() => {
             let sick = RetryReason::Systemic(Dependency::Results, "the attempt could not be recorded".into());
             let verdict = Verdict::Judged(Outcome::Retry(sick));
-            let free = desk.rules.plan(&verdict, failed_before, receive_count, &desk.jitter);
+            let free = counted.rules.plan(&verdict, failed_before, receive_count, &desk.jitter);
             match free.settlement {
                 Settlement::Return(delay) => Prepared::Return { delay, account },
                 Settlement::Delete | Settlement::DeadLetter(..) => Prepared::Return { delay: Duration::ZERO, account },
@@ -95,11 +95,11 @@ pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
         Settlement::DeadLetter(why, detail) => {
             let mut attempts = attempts.unwrap_or_default();
             if why == DeadLetterReason::CrashLoop {
-                attempts.count_crashes(&desk.attempts.run);
+                attempts.count_crashes(&counted.attempts.run);
             }
             // A capped lease has ended for the work only: until its deadline SQS holds the message for us.
             let ours = || if capped { term.is_in_time() } else { term.is_live() };
-            let letter = desk.dead_letters.send(&message, why, &detail, &attempts, &judgement, &ours);
+            let letter = counted.dead_letters.send(&message, why, &detail, &attempts, &judgement, &ours);
             match tokio::time::timeout(STEP_LIMIT, letter).await.unwrap_or(Err(NotSent::Failed(TOO_SLOW.to_owned()))) {
                 Ok(()) => Prepared::Delete { account, end: End::DeadLettered },
                 Err(NotSent::NotOurs) => Prepared::Lost { account },
@@ -117,14 +117,14 @@ pub(super) async fn prepare(desk: Arc<Desk>, case: Case) -> Prepared {
 }
 
 /// The record to tell of, and whether it was written.
-async fn charge(desk: &Desk, message: &Message, seen: Seen, account: &Account) -> (Option<Attempts>, bool) {
+async fn charge(counted: &Counted, message: &Message, seen: Seen, account: &Account) -> (Option<Attempts>, bool) {
     let (reason, detail) = (account.reason.unwrap_or_default(), account.detail.as_deref().unwrap_or_default());
-    let counted = seen.attempts.clone();
-    match desk.attempts.charge(message, seen, &format!("{reason}: {detail}")).await {
+    let before = seen.attempts.clone();
+    match counted.attempts.charge(message, seen, &format!("{reason}: {detail}")).await {
         Ok(attempts) => (Some(attempts), true),
         Err(Trouble { detail, of_this_record }) => {
             not_recorded(message, detail);
-            (of_this_record.then_some(counted), false)
+            (of_this_record.then_some(before), false)
         }
     }
 }

@@ -1,7 +1,11 @@
-//! What writes obeys the pause of the fleet, as the replay does: it does not begin, or it stops between two steps.
+//! How an operator's command begins, and what ends it early: signals, and the pause of the fleet.
+//!
+//! Promises that Ctrl-C, SIGTERM and a dropped terminal let what is in hand be finished, and that what writes obeys the
+//! pause, as the replay does: it does not begin, or it stops between two steps.
 
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{CannotStart, no_pause_file};
@@ -9,6 +13,22 @@ use crate::index::parked::{Answer, refused_by};
 use crate::pause::{PauseFile, Watch};
 use crate::retry::Jitter;
 use crate::terminal::page;
+
+/// Cancelled by what ends an operator's command: Ctrl-C, SIGTERM, or a terminal that is gone (SIGHUP). From now on none
+/// of them ends the process by itself, the second no more than the first.
+pub fn stop_on_interrupt() -> Result<CancellationToken, CannotStart> {
+    let cannot = |error: std::io::Error| CannotStart::missing(format!("cannot listen to signals: {error}"));
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let (mut signals, stop) = (signal(kind).map_err(cannot)?, stop.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                stop.cancel();
+            }
+        });
+    }
+    Ok(stop)
+}
 
 /// Whether a run may begin.
 pub enum Begin {

@@ -45,7 +45,17 @@ pub fn probe(namespace: &Namespace) -> String {
 
 /// A dead-letter envelope that did not fit into the message.
 pub fn envelope(date: &str, message: &MessageId) -> String {
-    format!("archive/dlq/{date}/{}.json", safe_id(&message.0))
+    archived("dlq", date, message)
+}
+
+/// A message that was archived from one of the two queues, `dlq` or `main`; the date is that of the archiving.
+pub fn archived(queue: &str, date: &str, message: &MessageId) -> String {
+    format!("archive/{queue}/{date}/{}.json", safe_id(&message.0))
+}
+
+/// A part of the audit of a redrive run: what one batch did.
+pub fn redrive_part(run_id: &str, batch: u64) -> String {
+    format!("redrive/{}/{batch:06}.ndjson", safe_id(run_id))
 }
 
 fn safe_id(id: &str) -> String {
@@ -75,6 +85,8 @@ mod tests {
         assert_eq!(attempts(&namespace, &message), "attempts/default/0b1a.json");
         assert_eq!(probe(&namespace), "control/probe-default.json");
         assert_eq!(envelope("2026-11-22", &message), "archive/dlq/2026-11-22/0b1a.json");
+        assert_eq!(redrive_part("0199-run", 41), "redrive/0199-run/000041.ndjson");
+        assert_eq!(archived("main", "2026-11-22", &message), "archive/main/2026-11-22/0b1a.json");
         assert!(!attempts(&namespace, &MessageId("../../control/pause".into())).contains(".."));
     }
 }

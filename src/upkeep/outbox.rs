@@ -1,4 +1,4 @@
-//! Messages to the main queue: in batches of ten, paced, each entry's reply read.
+//! Messages to the main queue: in batches of ten and 1 MiB, paced, each entry's reply read.
 //!
 //! Promises that a message counts as sent only when the queue has acknowledged it, that no second sees more than the
 //! rate, and that it gives up within bounds: an entry may be sent twice (a reply that says nothing), which is harmless,
@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Trouble, limited};
-use crate::queue::{Outgoing, Queue, SQS_MAX_BATCH};
+use crate::message::MessageId;
+use crate::queue::{Outgoing, Queue, SQS_MAX_BATCH, SQS_MAX_MESSAGE_BYTES};
 
 /// Sends of one batch until what is left is given up.
 const ROUNDS: u32 = 6;
@@ -30,9 +31,22 @@ pub struct Outbox {
 /// A batch that is not wholly in the queue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unsent {
-    /// How many of it were acknowledged.
-    pub sent: usize,
+    /// Places in the batch of those that were not acknowledged, ascending.
+    pub left: Vec<usize>,
+    /// The queue answered for each of them and took none: rather their own trouble than the queue's.
+    pub refused: bool,
     /// What the queue said last.
+    pub why: String,
+}
+
+/// What became of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Posted {
+    /// The id of each, in order; `None` was not acknowledged.
+    pub ids: Vec<Option<MessageId>>,
+    /// As [`Unsent::refused`].
+    pub refused: bool,
+    /// What the queue said last of those.
     pub why: String,
 }
 
@@ -47,37 +61,66 @@ impl Outbox {
         SQS_MAX_BATCH.min(usize::try_from(self.rate).unwrap_or(SQS_MAX_BATCH))
     }
 
-    /// Sends up to [`Outbox::batch`] messages, and again what was refused.
-    pub async fn send(&mut self, bodies: &[String]) -> Result<(), Unsent> {
-        let outgoing = |body: &String| Outgoing { body: body.clone(), attributes: BTreeMap::new(), group_id: None };
-        let mut left: Vec<Outgoing> = bodies.iter().map(outgoing).collect();
-        let (mut wait, mut why) = (FIRST_WAIT, String::new());
+    /// As [`Outbox::send`], of messages that have nothing but a body.
+    pub async fn send_bodies(&mut self, bodies: &[String]) -> Result<(), Unsent> {
+        let plain = |body: &String| Outgoing { body: body.clone(), attributes: BTreeMap::new(), group_id: None };
+        self.send(&bodies.iter().map(plain).collect::<Vec<_>>()).await
+    }
+
+    /// As [`Outbox::post`], where nobody needs the ids.
+    pub async fn send(&mut self, messages: &[Outgoing]) -> Result<(), Unsent> {
+        let Posted { ids, refused, why } = self.post(messages).await;
+        let left: Vec<usize> = ids.iter().enumerate().filter(|(_, id)| id.is_none()).map(|(at, _)| at).collect();
+        if left.is_empty() { Ok(()) } else { Err(Unsent { left, refused, why }) }
+    }
+
+    /// Sends up to [`Outbox::batch`] messages, and again what was refused; in several calls where they have more than
+    /// SQS's 1 MiB together.
+    pub async fn post(&mut self, messages: &[Outgoing]) -> Posted {
+        let mut left: Vec<usize> = (0..messages.len()).collect();
+        let mut posted = Posted { ids: vec![None; messages.len()], refused: true, why: String::new() };
+        let mut wait = FIRST_WAIT;
         for round in 0..ROUNDS {
             if left.is_empty() {
-                return Ok(());
+                break;
             }
             if round > 0 {
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }
-            self.pace(left.len()).await;
-            match limited(self.queue.send_batch(&left)).await {
-                Err(Trouble::Sick(told) | Trouble::Own(told)) => why = told,
-                Ok(replies) => {
-                    let mut replies = replies.into_iter();
-                    // One reply for each, in order; what has none was not acknowledged.
-                    left.retain(|_| match replies.next() {
-                        Some(Ok(_)) => false,
-                        Some(Err(refusal)) => {
-                            why = format!("SQS refused an entry: {}", refusal.code);
-                            true
+            let mut again = Vec::new();
+            posted.refused = true;
+            for call in calls(messages, &left) {
+                self.pace(call.len()).await;
+                let entries: Vec<Outgoing> = call.iter().filter_map(|at| messages.get(*at)).cloned().collect();
+                match limited(self.queue.send_batch(&entries)).await {
+                    Err(Trouble::Sick(told) | Trouble::Own(told)) => {
+                        (posted.why, posted.refused) = (told, false);
+                        again.extend(call);
+                    }
+                    Ok(replies) => {
+                        let mut replies = replies.into_iter();
+                        // One reply for each, in order; what has none was not acknowledged.
+                        for at in call {
+                            match (replies.next(), posted.ids.get_mut(at)) {
+                                (Some(Ok(id)), Some(slot)) => *slot = Some(id),
+                                (Some(Err(refusal)), _) => {
+                                    posted.why = format!("SQS refused an entry: {}", refusal.code);
+                                    posted.refused &= refusal.sender_fault;
+                                    again.push(at);
+                                }
+                                (None, _) | (Some(Ok(_)), None) => {
+                                    posted.refused = false;
+                                    again.push(at);
+                                }
+                            }
                         }
-                        None => true,
-                    });
+                    }
                 }
             }
+            left = again;
         }
-        if left.is_empty() { Ok(()) } else { Err(Unsent { sent: bodies.len() - left.len(), why }) }
+        posted
     }
 
     /// Even steps; and, for batches differ in size, never more within any second than the rate.
@@ -101,5 +144,50 @@ impl Outbox {
         let now = Instant::now();
         self.lately.push_back((now, messages));
         self.next = Some(now + WINDOW.mul_f64(messages as f64 / f64::from(self.rate)));
+    }
+}
+
+/// The messages at these places as calls that SQS takes: 1 MiB together, if there is more than one.
+fn calls(messages: &[Outgoing], places: &[usize]) -> Vec<Vec<usize>> {
+    let mut calls: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for at in places {
+        let bytes = messages.get(*at).map_or(0, Outgoing::bytes);
+        match calls.last_mut().filter(|call| call.len() < SQS_MAX_BATCH && bytes <= room) {
+            Some(call) => {
+                call.push(*at);
+                room -= bytes;
+            }
+            None => {
+                calls.push(vec![*at]);
+                room = SQS_MAX_MESSAGE_BYTES.saturating_sub(bytes);
+            }
+        }
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_call_has_more_than_ten_messages_or_a_mebibyte() {
+        let sized = |size: &usize| Outgoing { body: "x".repeat(*size), attributes: BTreeMap::new(), group_id: None };
+        let most = SQS_MAX_MESSAGE_BYTES;
+        for (sizes, expected) in [
+            (vec![], vec![]),
+            (vec![1; 10], vec![10]),
+            (vec![1; 23], vec![10, 10, 3]),
+            (vec![most / 2, most / 2, 1], vec![2, 1]),
+            (vec![most / 2 + 1, most / 2, 1], vec![1, 2]),
+            (vec![most, 1, most], vec![1, 1, 1]),
+        ] {
+            let messages: Vec<Outgoing> = sizes.iter().map(sized).collect();
+            let all: Vec<usize> = (0..messages.len()).collect();
+            let calls = calls(&messages, &all);
+            assert_eq!(calls.iter().map(Vec::len).collect::<Vec<_>>(), expected, "{sizes:?}");
+            assert_eq!(calls.concat(), all, "each once, in order");
+        }
     }
 }

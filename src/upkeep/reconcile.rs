@@ -369,10 +369,10 @@ impl Reconcile {
         }
         for batch in bodies.chunks(outbox.batch()) {
             may_go_on()?;
-            match outbox.send(batch).await {
+            match outbox.send_bodies(batch).await {
                 Ok(()) => tally.repaired_messages += batch.len() as u64,
-                Err(Unsent { sent, why }) => {
-                    tally.repaired_messages += sent as u64;
+                Err(Unsent { left, why, .. }) => {
+                    tally.repaired_messages += (batch.len() - left.len()) as u64;
                     return Err(Halt::Sick(why));
                 }
             }

@@ -167,11 +167,11 @@ impl Reprocess {
         let Batch { bodies, last } = std::mem::take(batch);
         match &mut self.outbox {
             None => report.tally.sent += bodies.len() as u64,
-            Some(outbox) => match outbox.send(&bodies).await {
+            Some(outbox) => match outbox.send_bodies(&bodies).await {
                 Ok(()) => report.tally.sent += bodies.len() as u64,
-                Err(Unsent { sent, why }) => {
+                Err(Unsent { left, why, .. }) => {
                     // Where it stands is before this batch: what of it was sent is sent again, which is harmless.
-                    report.tally.sent += sent as u64;
+                    report.tally.sent += (bodies.len() - left.len()) as u64;
                     return Err(Halt::Sick(why));
                 }
             },

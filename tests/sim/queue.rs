@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use quittance::message::{Message, MessageId, ReceiptHandle};
 use quittance::queue::{
-    BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, Refusal, SQS_MAX_MESSAGE_BYTES, SendReply,
+    BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, RedriveAllow, Refusal, SQS_MAX_MESSAGE_BYTES,
+    SendReply,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -330,6 +331,7 @@ impl ModelQueue {
             visibility: self.settings.visibility,
             max_receive_count: self.settings.redrive.as_ref().map(|(_, most)| *most),
             dead_letter_arn: self.settings.redrive.as_ref().map(|(target, _)| target.arn()),
+            redrive_allow: RedriveAllow::default(),
             retention: self.settings.retention,
             visible: count(&|held| held.visible_from <= now),
             in_flight: count(&|held| held.visible_from > now && held.receipt.is_some()),

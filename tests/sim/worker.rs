@@ -29,7 +29,7 @@ use quittance::pipeline::{Pipeline, Seat};
 use quittance::process::Processor;
 use quittance::queue::Queue;
 use quittance::retry::{Backoff, Jitter};
-use quittance::settle::{Desk, SettlerBroken};
+use quittance::settle::{Counted, Desk, Failures, SettlerBroken};
 use quittance::shutdown::Stop;
 use quittance::spawn::{Turns, given_by};
 use quittance::store::{Store, layout};
@@ -66,6 +66,8 @@ pub struct Setup {
     /// The client's request timeout to the index.
     pub search_timeout: Option<Duration>,
     pub seat: Seat,
+    /// False is an operator's command: what is not finished is returned, and nothing is held against it.
+    pub counts_failures: bool,
     /// Looks at `control/pause.json`, every few seconds: off where nobody pauses, for the histories' sake.
     pub obeys_pause: bool,
 }
@@ -91,6 +93,7 @@ impl Default for Setup {
             sources: vec![SOURCE],
             search_timeout: Some(Duration::from_secs(10)),
             seat: Seat::Here,
+            counts_failures: true,
             obeys_pause: false,
         }
     }
@@ -198,8 +201,7 @@ impl Site {
         let queue = |queue: &super::ModelQueue| -> Arc<dyn Queue> {
             Arc::new(Wired { wires: Arc::clone(wires), port: queue.seen_by(who) })
         };
-        Desk {
-            queue: queue(&self.world.queue),
+        let counted = || Counted {
             dead_letters: DeadLetters {
                 queue: queue(&self.world.dead_letters),
                 source_queue: self.world.queue.arn(),
@@ -208,13 +210,17 @@ impl Site {
                 clock: self.clock(),
             },
             attempts: self.attempts(who, wires),
-            books: Arc::clone(books),
             rules: Rules {
                 max_attempts: setup.max_attempts,
                 backoff: setup.backoff,
                 on_missing: setup.on_missing,
                 max_receive_count: setup.max_receive_count,
             },
+        };
+        Desk {
+            queue: queue(&self.world.queue),
+            failures: if setup.counts_failures { Failures::Counted(Arc::new(counted())) } else { Failures::Returned },
+            books: Arc::clone(books),
             jitter: Jitter::seeded(self.world.seed ^ 1 ^ self.restless.map_or(0, |_| of_name(who))),
             visibility: setup.visibility,
             lease_clock: self.world.clock.lease_clock(),

@@ -9,18 +9,21 @@
 
 mod converged;
 mod process;
+mod redrive;
 mod relay;
 mod search;
 mod stories;
 mod waiting;
 mod world;
 
+mod archive;
 mod body_shapes;
 mod broken;
 mod crash;
 mod crash_loop;
 mod dead_letters;
 mod faults;
+mod inspect;
 mod keys;
 mod main_job;
 mod migrate;

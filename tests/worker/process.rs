@@ -86,6 +86,12 @@ impl Launch {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// The same, unheard: a line for each letter would fill a pipe that nobody reads.
+    pub fn spawn_redrive_unheard(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(Path::new(env!("CARGO_BIN_EXE_redrive")), arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     fn run_program(&self, program: &Path, arguments: &[&str]) -> Output {
         let mut command = self.command(program, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

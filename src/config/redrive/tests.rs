@@ -4,8 +4,10 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 
 use super::*;
-use crate::config::{OpenSearchAuth, exit};
+use crate::config::{OpenSearchAuth, TenantFrom, exit};
 use crate::message::{DocumentId, MessageId};
+use crate::redrive::archive::Source;
+use crate::redrive::archive::shelf::Selection;
 use crate::trace::Target;
 use crate::upkeep::reconcile::Cursor;
 
@@ -56,6 +58,93 @@ fn each_command_has_the_defaults_that_its_help_tells() {
 }
 
 #[test]
+fn a_drain_has_the_defaults_that_its_help_tells_and_takes_what_was_typed() {
+    let Order::Drain(config) = with(&[], &["--batch-size", "50"]).unwrap().order else { panic!() };
+    assert_eq!((config.queue_url.as_str(), &config.dlq_url), (QUEUE, &None));
+    assert_eq!((config.limits.batch_size, config.limits.max_batches, config.limits.max_messages), (50, None, None));
+    assert_eq!((config.rate, config.limits.max_backlog), (100, 1_000));
+    assert_eq!((config.limits.canary, config.limits.force), (Duration::from_secs(120), false));
+    assert!(config.selection.is_everything() && config.opensearch.is_some() && config.allow_unpaired.is_empty());
+
+    let typed = [
+        "--reason",
+        "denied,limit",
+        "--reason",
+        "max_receives",
+        "--tenant",
+        "acme",
+        "--key-prefix",
+        "2026/",
+        "--older-than",
+        "2d",
+        "--newer-than",
+        "90m",
+        "--message-id",
+        "a,b",
+        "--max-batches",
+        "3",
+        "--max-messages",
+        "7",
+        "--force",
+        "--canary-timeout",
+        "0",
+        "--skip-opensearch",
+        "--allow-unpaired",
+        "arn:aws:sqs:eu-west-1:1:dlq",
+        "--rate",
+        "5",
+    ];
+    let Order::Drain(config) = with(&[("REDRIVE_BATCH_SIZE", "20")], &typed).unwrap().order else { panic!() };
+    let selection = &config.selection;
+    assert_eq!(selection.reasons, ["denied", "limit", "max_receives"]);
+    assert_eq!((&selection.tenants[..], selection.key_prefix.as_deref()), (&["acme".to_owned()][..], Some("2026/")));
+    assert_eq!((selection.older_than_ms, selection.newer_than_ms), (Some(172_800_000), Some(5_400_000)));
+    assert_eq!(selection.message_ids, ["a", "b"]);
+    let limits = &config.limits;
+    assert_eq!((limits.batch_size, limits.max_batches, limits.max_messages), (20, Some(3), Some(7)));
+    assert_eq!(
+        (limits.force, limits.canary, config.rate, config.opensearch.is_none()),
+        (true, Duration::ZERO, 5, true)
+    );
+
+    for argv in [&["plan", "--sample", "9"][..], &["--dry-run", "--sample", "9"]] {
+        let Order::Plan(config) = with(&[], argv).unwrap().order else { panic!("{argv:?}") };
+        assert_eq!(config.sample, Some(9), "{argv:?}");
+    }
+}
+
+#[test]
+fn r13_numbers_that_make_no_sense_are_usage_errors_and_nothing_typed_moves_nothing() {
+    let usage = |argv: &[&str]| {
+        let Err(told) = RedriveArgs::read(std::iter::once("redrive").chain(argv.iter().copied())) else {
+            panic!("{argv:?}")
+        };
+        (exit::of_usage(&told), told.to_string())
+    };
+    for argv in [
+        &["--batch-size", "0"][..],
+        &["--batch-size", "-1"],
+        &["--batch-size", "1000000000"],
+        &["--rate", "0"],
+        &["--max-messages", "0"],
+        &["--sample", "0", "--dry-run"],
+        &["--sample", "100"],
+        &["--sample", "100", "--batch-size", "50"],
+        &["--reason", "because", "--batch-size", "5"],
+        &["--older-than", "soon", "--batch-size", "5"],
+        &["--allow-unpaired", "my-dlq", "--batch-size", "5"],
+        &["--batch-size", "5", "parked"],
+        &[],
+    ] {
+        let (code, told) = usage(argv);
+        assert_eq!(code, exit::EX_USAGE, "{argv:?}: {told}");
+    }
+    assert!(usage(&[]).1.contains("redrive --batch-size 50"));
+    let told = mistakes(&[("REDRIVE_BATCH_SIZE", "0")], &["--rate", "5"]);
+    assert!(told.len() == 1 && told[0].starts_with("REDRIVE_BATCH_SIZE (--batch-size)"), "{told:?}");
+}
+
+#[test]
 fn flags_win_over_variables_and_mean_what_they_say() {
     let env =
         [("UPKEEP_PREFIX", "variable/"), ("RECONCILE_REPAIR", "true"), ("UPKEEP_RATE", "7"), ("NAMESPACE", "prod")];
@@ -78,6 +167,105 @@ fn flags_win_over_variables_and_mean_what_they_say() {
     // Without that filter nothing asks the index.
     let argv = ["reprocess", "--bucket", "incoming"];
     assert!(with(&[("OPENSEARCH_ENDPOINT", "")], &argv).is_ok());
+}
+
+#[test]
+fn the_archive_is_listed_shown_restored_and_filled() {
+    let order = |env: &[(&str, &str)], argv: &[&str]| match with(env, argv).unwrap().order {
+        Order::Archive(order) => *order,
+        _ => panic!("{argv:?}"),
+    };
+    const DAY: u64 = 1_795_305_600_000; // 2026-11-22T00:00:00Z
+    let ArchiveOrder::List { wanted, limit } = order(&[], &["archive", "list"]) else { panic!() };
+    assert_eq!((wanted.selection(DAY), limit), (Selection::default(), 100));
+    let argv = [
+        "archive",
+        "list",
+        "--queue",
+        "main",
+        "--since",
+        "2026-11-20",
+        "--until",
+        "12h",
+        "--reason",
+        "denied",
+        "--prefix",
+        "-k",
+        "--message-id",
+        "m",
+        "--limit",
+        "7",
+    ];
+    let ArchiveOrder::List { wanted, limit } = order(&[], &argv) else { panic!() };
+    let expected = Selection {
+        source: Source::Main,
+        since_ms: Some(DAY - 2 * 86_400_000),
+        until_ms: Some(DAY - 43_200_000),
+        reason: Some("denied".into()),
+        key_prefix: Some("-k".into()),
+        message_id: Some("m".into()),
+    };
+    assert_eq!((wanted.selection(DAY), limit), (expected, 7));
+    let shown = order(&[("SQS_QUEUE_URL", "")], &["archive", "show", "0b1a"]);
+    assert_eq!(shown, ArchiveOrder::Show { message_id: "0b1a".into() });
+
+    let argv = ["archive", "restore", "--all", "--rate", "7", "--max-messages", "9"];
+    let ArchiveOrder::Restore { send, most, .. } = order(&[], &argv) else { panic!() };
+    assert_eq!((send, most), (Some((QUEUE.into(), 7)), Some(9)));
+    let dry = order(&[("SQS_QUEUE_URL", "")], &["archive", "restore", "--reason", "limit", "--dry-run"]);
+    assert!(matches!(dry, ArchiveOrder::Restore { send: None, .. }), "a dry run needs no queue: {dry:?}");
+    let told = mistakes(&[("SQS_QUEUE_URL", "")], &["archive", "restore", "--all", "--rate", "0"]);
+    assert!(
+        told[0].starts_with("SQS_QUEUE_URL (--queue-url)") && told[1].starts_with("UPKEEP_RATE (--rate)"),
+        "{told:?}"
+    );
+
+    let saved =
+        |source, remove, most| ArchiveOrder::Save { source, queue_url: QUEUE.into(), dlq_url: None, remove, most };
+    let list = order(&[], &["archive", "--json", "list"]);
+    assert!(matches!(list, ArchiveOrder::List { .. }), "a flag of all commands may stand anywhere: {list:?}");
+    for spelling in [&["archive", "--queue", "main"][..], &["archive", "save", "--queue", "main"]] {
+        assert_eq!(order(&[], spelling), saved(Source::Main, false, None), "{spelling:?}");
+    }
+    let argv = ["archive", "--queue", "dlq", "--remove", "--max-messages", "5"];
+    assert_eq!(order(&[], &argv), saved(Source::Dlq, true, Some(5)));
+    let told = mistakes(&[("SQS_QUEUE_URL", ""), ("SQS_DLQ_URL", "x")], &["archive", "save", "--queue", "dlq"]);
+    assert!(
+        told[0].starts_with("SQS_QUEUE_URL (--queue-url)") && told[1].starts_with("SQS_DLQ_URL (--dlq-url)"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn an_inspection_receives_only_what_it_is_told_to() {
+    let order = |env: &[(&str, &str)], argv: &[&str]| match with(env, argv).unwrap().order {
+        Order::Inspect(config) => *config,
+        _ => panic!("{argv:?}"),
+    };
+    let plain = order(&[("OPENSEARCH_ENDPOINT", "")], &["inspect"]);
+    let expected = InspectConfig {
+        since: None,
+        until: None,
+        sample: None,
+        most: 10_000,
+        message_id: None,
+        html: None,
+        queue_url: QUEUE.into(),
+        dlq_url: None,
+        tenant_from: TenantFrom::Prefix(1),
+        namespace: Namespace::parse("default").unwrap(),
+    };
+    assert_eq!(plain, expected);
+    let env = [("TENANT_FROM", "message-group"), ("NAMESPACE", "prod")];
+    let argv = ["inspect", "--since", "3d", "--until", "1h", "--sample", "500", "--read", "7", "--html", "a.html"];
+    let InspectConfig { since, until, sample, most, html, tenant_from, namespace, .. } = order(&env, &argv);
+    let day = Duration::from_secs(86_400);
+    assert_eq!((since, until), (Some(When::Ago(3 * day)), Some(When::Ago(day / 24))));
+    assert_eq!((sample, most, html), (Some(500), 7, Some("a.html".into())));
+    assert_eq!((tenant_from, namespace.as_str()), (TenantFrom::MessageGroup, "prod"));
+    assert_eq!(order(&[], &["inspect", "--message-id", "m"]).message_id.as_deref(), Some("m"));
+    let told = mistakes(&[("SQS_QUEUE_URL", ""), ("TENANT_FROM", "x")], &["inspect"]);
+    assert!(told[0].starts_with("SQS_QUEUE_URL") && told[1].starts_with("TENANT_FROM"), "{told:?}");
 }
 
 #[test]
@@ -144,6 +332,18 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
         &["redrive", "trace", "incoming/a.txt"],
         &["redrive", "trace", "s3://incoming"],
         &["redrive", "reprocess", "--repair"],
+        &["redrive", "archive"],
+        &["redrive", "archive", "--remove"],
+        &["redrive", "archive", "save"],
+        &["redrive", "archive", "--queue", "other"],
+        &["redrive", "archive", "--queue", "main", "list"],
+        &["redrive", "archive", "restore"],
+        &["redrive", "archive", "restore", "--dry-run"],
+        &["redrive", "archive", "show"],
+        &["redrive", "inspect", "--sample", "0"],
+        &["redrive", "inspect", "--sample", "1001"],
+        &["redrive", "inspect", "--message-id", "m", "--html", "f"],
+        &["redrive", "archive", "list", "--since", "yesterday"],
         &["redrive"],
     ] {
         assert_eq!(usage(argv).0, 64, "{argv:?}");

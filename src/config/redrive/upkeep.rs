@@ -43,7 +43,7 @@ pub(super) struct QueueArgs {
 }
 
 /// Scope of ids.
-#[derive(Args, Clone, PartialEq, Eq)]
+#[derive(Args, Clone, PartialEq, Eq, Default)]
 pub(super) struct ScopeArgs {
     /// Scope of all ids, as the workers'; default `default`.
     #[arg(long, env = "NAMESPACE", value_name = "NAME")]

@@ -1,0 +1,436 @@
+//! The drain: letters out of the DLQ in batches, each judged, acted upon, written down, and only then settled.
+//!
+//! Promises P9: a letter is deleted only after an acknowledged send, index item, park or archive, or a proof that its
+//! work is done, and after the audit of its batch; killed anywhere and run again, the end is that of one clean run. Sends
+//! a few first and looks whether they are worked on (`watch`). Knows no terminal and no flags.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::WallClock;
+use crate::config::TenantFrom;
+use crate::index::{Search, SidePath};
+use crate::lease::Lease;
+use crate::outcome::{Judgement, Outcome, Verdict};
+use crate::queue::Queue;
+use crate::retry::{Backoff, Jitter};
+use crate::settle::SettlerBroken;
+use crate::upkeep::outbox::Outbox;
+
+use super::act::{Did, Item, lines};
+use super::archive::Archive;
+use super::audit::Audit;
+use super::decide::decide;
+use super::hold::Hold;
+use super::letter::Letter;
+use super::look::Look;
+use super::report::{End, Report, Tally};
+use super::select::Selection;
+use super::watch::Watched;
+
+/// Letters looked at at once.
+pub(super) const TOGETHER: usize = 16;
+/// Of the first batch that sends anything back.
+const CANARIES: usize = 10;
+/// Empty rounds of long polls in a row, before the DLQ can be called empty (R8).
+const EMPTY_ROUNDS: u32 = 3;
+/// One look at a queue or at the index.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks at something that is sick, or full.
+const AGAIN: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) };
+/// Sick for so long, and the run ends.
+const SICK_FOR: Duration = Duration::from_secs(600);
+/// Deletes not acknowledged yet (or a batch of them, if that is more), with which it goes on.
+const UNDELETED: u64 = 100;
+/// Between two looks at the first ones.
+const CANARY_LOOKS: Duration = Duration::from_secs(1);
+
+/// What the operator set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Letters of a batch, at least 1.
+    pub batch_size: usize,
+    /// Batches at most.
+    pub max_batches: Option<u64>,
+    /// Letters at most.
+    pub max_messages: Option<u64>,
+    /// Finished work is sent back too.
+    pub force: bool,
+    /// While more wait in the main queue, nothing is sent to it.
+    pub max_backlog: u64,
+    /// The first ones must be worked on within this; zero does without.
+    pub canary: Duration,
+    /// Letters held at once, at most.
+    pub most_held: usize,
+}
+
+/// A drain, ready to run.
+pub struct Drain {
+    /// Who is asked about work.
+    pub look: Look,
+    /// Into the index, or parked.
+    pub side_path: Arc<SidePath>,
+    /// The index, to see that it is well; `None` is `SKIP_OPENSEARCH`.
+    pub index: Option<Arc<dyn Search>>,
+    /// The DLQ under leases.
+    pub hold: Hold,
+    /// The DLQ, for its counts.
+    pub dlq: Arc<dyn Queue>,
+    /// The main queue, for its counts.
+    pub main: Arc<dyn Queue>,
+    /// The way into the main queue.
+    pub outbox: Outbox,
+    /// For what is given up.
+    pub archive: Archive,
+    /// What was done.
+    pub audit: Audit,
+    /// Which letters.
+    pub selection: Selection,
+    /// `TENANT_FROM`, for the selection.
+    pub tenant_from: TenantFrom,
+    /// What the operator set.
+    pub limits: Limits,
+    /// ARN of the main queue.
+    pub source_queue: String,
+    /// Wall clock, for ages.
+    pub clock: Arc<dyn WallClock>,
+    /// Spread of waits.
+    pub jitter: Arc<Jitter>,
+    /// Finish the batch in hand, and end.
+    pub stop: CancellationToken,
+    /// Cancelled where it was a pause that stopped it.
+    pub paused: CancellationToken,
+}
+
+/// Who hears how it goes.
+pub trait Sink: Send {
+    /// So far, of about so many; `doing` is empty while letters are moved.
+    fn progress(&mut self, tally: &Tally, about: u64, doing: &str);
+}
+
+/// A letter in hand.
+pub(super) struct Held {
+    pub(super) lease: Lease,
+    pub(super) letter: Letter,
+}
+
+/// A drain under way.
+pub(super) struct Run {
+    pub(super) of: Drain,
+    pub(super) tally: Tally,
+    pub(super) about: u64,
+    /// Not meant, or back within this run: kept, so that each is seen once, and returned at the end.
+    pub(super) aside: Vec<Lease>,
+    /// Received, and not yet in a batch.
+    pub(super) waiting: VecDeque<Held>,
+    pub(super) watched: Watched,
+    pub(super) trouble: Option<String>,
+}
+
+impl Drain {
+    /// Runs to its end. The error is the settler's: the process must end, and the leases with it.
+    pub async fn run(self, sink: &mut dyn Sink) -> Result<Report, SettlerBroken> {
+        let about = match tokio::time::timeout(LOOK_LIMIT, self.dlq.facts()).await {
+            Ok(Ok(facts)) => facts.visible + facts.in_flight + facts.delayed,
+            Ok(Err(_)) | Err(_) => 0,
+        };
+        let mut run = Run {
+            watched: Watched::new(self.audit.run_id.clone()),
+            of: self,
+            tally: Tally::default(),
+            about,
+            aside: Vec::new(),
+            waiting: VecDeque::new(),
+            trouble: None,
+        };
+        let end = run.until_end(sink).await;
+        let Run { of, mut tally, aside, waiting, trouble, .. } = run;
+        tally.ahead += waiting.len() as u64;
+        let Drain { mut hold, dlq, audit, .. } = of;
+        let waiting = waiting.into_iter().map(|Held { lease, .. }| lease);
+        hold.give_back(aside.into_iter().chain(waiting).collect()).await?;
+        tally.close(&hold.end().await?);
+        let left_in_dlq = match tokio::time::timeout(LOOK_LIMIT, dlq.facts()).await {
+            Ok(Ok(facts)) => Some(facts.visible + facts.in_flight + facts.delayed),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        Ok(Report { run_id: audit.run_id, end, adds_up: tally.adds_up(), tally, left_in_dlq, trouble })
+    }
+}
+
+impl Run {
+    async fn until_end(&mut self, sink: &mut dyn Sink) -> End {
+        let mut canaries_are_well = self.of.limits.canary.is_zero();
+        loop {
+            if let Some(end) = self.stopped() {
+                return end;
+            }
+            let Limits { batch_size, max_batches, max_messages, most_held, .. } = self.of.limits;
+            let left = max_messages.map_or(u64::MAX, |most| most.saturating_sub(self.tally.decided()));
+            if left == 0 || max_batches.is_some_and(|most| self.tally.batches >= most) {
+                return End::Limit;
+            }
+            if self.aside.len() >= most_held {
+                return End::TooManyAside { held: self.aside.len() };
+            }
+            if let Err(end) = self.until_all_are_well(sink).await {
+                return end;
+            }
+            let size = if canaries_are_well { batch_size } else { batch_size.min(CANARIES) };
+            let size = size.min(usize::try_from(left).unwrap_or(usize::MAX));
+            let batch = match self.gather(size, sink).await {
+                Ok(batch) => batch,
+                // Nothing else is left, and that is because of what came back.
+                Err(End::Emptied) => return self.bouncing().unwrap_or(End::Emptied),
+                Err(end) => return end,
+            };
+            let sent_before = self.tally.resent;
+            if let Err(why) = self.batch(batch).await {
+                return End::Sick { why };
+            }
+            sink.progress(&self.tally, self.about, "");
+            if !canaries_are_well && self.tally.resent > sent_before {
+                if let Err(end) = self.canaries(sink).await {
+                    return end;
+                }
+                canaries_are_well = true;
+            }
+            if let Some(end) = self.bouncing() {
+                return end;
+            }
+        }
+    }
+
+    fn bouncing(&self) -> Option<End> {
+        self.watched.is_bouncing().map(|(came_back, of)| End::Bouncing { came_back, of })
+    }
+
+    fn stopped(&self) -> Option<End> {
+        match (self.of.paused.is_cancelled(), self.of.stop.is_cancelled()) {
+            (true, _) => Some(End::Paused),
+            (false, true) => Some(End::Interrupted),
+            (false, false) => None,
+        }
+    }
+
+    /// `false`: it was told to stop meanwhile.
+    async fn rest(&self, time: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.of.stop.cancelled() => false,
+            () = sleep(time) => true,
+        }
+    }
+
+    /// Nothing is received while it could not be acted upon: the index is sick, or the main queue is full.
+    async fn until_all_are_well(&mut self, sink: &mut dyn Sink) -> Result<(), End> {
+        let (began, mut looks) = (Instant::now(), 0);
+        loop {
+            let (why, is_trouble) = match self.trouble_ahead().await {
+                Ahead::Nothing => return Ok(()),
+                Ahead::Full(waiting) => (format!("{waiting} wait in the main queue"), false),
+                Ahead::Sick(why) => (why, true),
+            };
+            if is_trouble && began.elapsed() >= SICK_FOR {
+                return Err(End::Sick { why });
+            }
+            sink.progress(&self.tally, self.about, &format!("waiting: {why}"));
+            if !self.rest(AGAIN.wait(looks, &self.of.jitter)).await {
+                return Err(self.stopped().unwrap_or(End::Interrupted));
+            }
+            looks += 1;
+        }
+    }
+
+    async fn trouble_ahead(&self) -> Ahead {
+        // What is not deleted is met again by the next run, and sent again.
+        let in_hand = (self.aside.len() + self.waiting.len()) as u64;
+        let undeleted = self.of.hold.books().in_flight.saturating_sub(in_hand);
+        if undeleted > UNDELETED.max(self.of.limits.batch_size as u64) {
+            return Ahead::Sick(format!("the dead-letter queue: {undeleted} deletes are not acknowledged"));
+        }
+        if let Some(index) = &self.of.index {
+            match tokio::time::timeout(LOOK_LIMIT, index.probe()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Ahead::Sick(format!("OpenSearch: {error}")),
+                Err(_) => return Ahead::Sick(format!("OpenSearch: no answer within {LOOK_LIMIT:?}")),
+            }
+        }
+        match tokio::time::timeout(LOOK_LIMIT, self.of.main.facts()).await {
+            Ok(Ok(facts)) if facts.visible + facts.delayed > self.of.limits.max_backlog => {
+                Ahead::Full(facts.visible + facts.delayed)
+            }
+            Ok(Ok(_)) => Ahead::Nothing,
+            Ok(Err(error)) => Ahead::Sick(format!("the main queue: {error}")),
+            Err(_) => Ahead::Sick(format!("the main queue: no answer within {LOOK_LIMIT:?}")),
+        }
+    }
+
+    /// The next batch; at least one letter.
+    async fn gather(&mut self, size: usize, sink: &mut dyn Sink) -> Result<Vec<Held>, End> {
+        let (mut empty, mut troubles, mut quiet_since) = (0, 0, Instant::now());
+        while self.waiting.len() < size {
+            if let Some(end) = self.stopped() {
+                return Err(end);
+            }
+            match self.take_in(size - self.waiting.len()).await {
+                Ok(0) if !self.waiting.is_empty() => break, // what there is need not wait for more
+                Ok(0) => {
+                    empty += 1;
+                    if empty >= EMPTY_ROUNDS
+                        && let Some(end) = self.is_empty(quiet_since).await
+                    {
+                        return Err(end);
+                    }
+                }
+                Ok(_) => (empty, troubles, quiet_since) = (0, 0, Instant::now()),
+                Err(why) if quiet_since.elapsed() >= SICK_FOR => return Err(End::Sick { why }),
+                Err(why) => {
+                    sink.progress(&self.tally, self.about, &format!("waiting: {why}"));
+                    self.rest(AGAIN.wait(troubles, &self.of.jitter)).await;
+                    troubles += 1;
+                }
+            }
+            if self.aside.len() >= self.of.limits.most_held {
+                break;
+            }
+        }
+        if self.waiting.is_empty() {
+            return Err(End::TooManyAside { held: self.aside.len() });
+        }
+        Ok(self.waiting.drain(..size.min(self.waiting.len())).collect())
+    }
+
+    /// One round of polls; how many letters came, meant or not.
+    async fn take_in(&mut self, about: usize) -> Result<usize, String> {
+        let leases = self.of.hold.receive(about).await.map_err(|error| format!("the dead-letter queue: {error}"))?;
+        let number = leases.len();
+        for lease in leases {
+            let letter = Letter::read(Arc::clone(lease.message()), &self.of.look.wanted);
+            if self.watched.came_back(&letter) {
+                self.tally.came_back += 1;
+                self.aside.push(lease);
+            } else if self.of.selection.matches(&letter, &self.of.tenant_from, self.of.clock.unix_ms()) {
+                self.waiting.push_back(Held { lease, letter });
+            } else {
+                self.tally.unmatched += 1;
+                self.aside.push(lease);
+            }
+        }
+        Ok(number)
+    }
+
+    /// Several empty long polls say little (R8): the counts must say so too. What others hold is waited for as long as a
+    /// lease lasts; what is counted and handed out to nobody, or cannot be counted, is not called empty.
+    async fn is_empty(&self, quiet_since: Instant) -> Option<End> {
+        let quiet = quiet_since.elapsed();
+        let sick = |why: String| (quiet >= SICK_FOR).then_some(End::Sick { why });
+        match tokio::time::timeout(LOOK_LIMIT, self.of.dlq.facts()).await {
+            Ok(Ok(facts)) => match facts.visible + facts.delayed {
+                0 => {
+                    let others = facts.in_flight.saturating_sub(self.of.hold.books().in_flight) > 0;
+                    (!others || quiet >= self.of.hold.visibility() * 2).then_some(End::Emptied)
+                }
+                counted => sick(format!("the dead-letter queue: SQS counts {counted} letters, and hands out none")),
+            },
+            Ok(Err(error)) => sick(format!("the dead-letter queue's counts: {error}")),
+            Err(_) => sick(format!("the dead-letter queue's counts: no answer within {LOOK_LIMIT:?}")),
+        }
+    }
+
+    /// Judged, acted upon, written down, settled. The error ends the run; all of the batch is left then.
+    async fn batch(&mut self, batch: Vec<Held>) -> Result<(), String> {
+        if self.tally.batches == 0
+            && let Err(why) = self.of.audit.open().await
+        {
+            self.waiting.extend(batch);
+            return Err(why);
+        }
+        let of = &self.of;
+        let looks: Vec<BoxFuture<'_, Item>> = batch.into_iter().map(|held| judged(of, held).boxed()).collect();
+        let mut items: Vec<Item> = futures_util::stream::iter(looks).buffered(TOGETHER).collect().await;
+        self.act(&mut items).await;
+        self.tally.batches += 1;
+        let written = self.of.audit.write(self.tally.batches, &lines(&self.of.audit, &items)).await;
+        for item in items {
+            let Item { lease, letter, did, .. } = item;
+            let did = match &written {
+                Ok(_) => did,
+                Err(why) => Did::Left(match did {
+                    Did::Resent(id) => format!("{why}; it was sent back all the same, as {id}"),
+                    Did::Dropped | Did::Indexed | Did::Parked | Did::Archived(_) | Did::Left(_) => why.clone(),
+                }),
+            };
+            let reason = self.tally.by_reason.entry(letter.reason().to_owned()).or_default();
+            *reason.entry(did.name()).or_default() += 1;
+            let (column, goes) = match &did {
+                Did::Dropped => (&mut self.tally.dropped, true),
+                Did::Indexed => (&mut self.tally.indexed, true),
+                Did::Parked => (&mut self.tally.parked, true),
+                Did::Resent(_) => (&mut self.tally.resent, true),
+                Did::Archived(_) => (&mut self.tally.archived, true),
+                Did::Left(why) => {
+                    self.trouble.get_or_insert_with(|| format!("{}: {why}", letter.message.id));
+                    (&mut self.tally.left, false)
+                }
+            };
+            *column += 1;
+            match goes {
+                true => lease.settle(Judgement::without_work(Verdict::Judged(Outcome::Done))),
+                // Kept in hand, so that it is not met again and again in this run.
+                false => self.aside.push(lease),
+            }
+            if let Did::Resent(id) = did {
+                self.watched.sent(letter, id);
+            }
+        }
+        written.map(drop)
+    }
+
+    /// The first ones have a record, or the run ends.
+    async fn canaries(&mut self, sink: &mut dyn Sink) -> Result<(), End> {
+        let began = Instant::now();
+        loop {
+            let (look, watched) = (&self.of.look, &mut self.watched);
+            let (recorded, open) = watched.progress(look).await;
+            if open == 0 {
+                return Ok(());
+            }
+            if began.elapsed() >= self.of.limits.canary {
+                let (sent, seconds) = (recorded + open, self.of.limits.canary.as_secs());
+                return if recorded > 0 { Ok(()) } else { Err(End::Unanswered { sent, seconds }) };
+            }
+            sink.progress(&self.tally, self.about, &format!("waiting for the first {open} to be worked on"));
+            if let Some(end) = self.stopped() {
+                return Err(end);
+            }
+            // What comes back shows only to who receives. A poll waits for a seat, and here none becomes free.
+            let Limits { batch_size, most_held, .. } = self.of.limits;
+            let has_room = self.aside.len() + self.waiting.len() + CANARIES <= most_held;
+            if has_room && self.waiting.len() < batch_size.max(CANARIES) {
+                // What it said is said again by the next batch.
+                drop(self.take_in(CANARIES).await);
+            }
+            self.rest(CANARY_LOOKS).await;
+        }
+    }
+}
+
+async fn judged(of: &Drain, Held { lease, letter }: Held) -> Item {
+    let known = of.look.at(&letter).await;
+    let history = letter.history(of.limits.force, &of.audit.run_id, &of.source_queue);
+    let action = decide(&known.works, history);
+    Item { lease, letter, action, unindexed: known.unindexed, did: Did::Left(String::new()) }
+}
+
+enum Ahead {
+    Nothing,
+    Full(u64),
+    Sick(String),
+}

@@ -1,0 +1,280 @@
+//! What a hostile reader found: where it hung, sent without end, or said what was not so.
+
+use async_trait::async_trait;
+use quittance::message::s3_event::Wanted;
+use quittance::message::{Message, ReceiptHandle};
+use quittance::queue::{BatchSize, EntryReply, QueueError, QueueFacts, SQS_MAX_MESSAGE_BYTES, SendReply};
+use quittance::redrive::decide::{Hopeless, Work};
+use quittance::redrive::letter::Letter;
+use quittance::redrive::report::End;
+use quittance::store::StoreError;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::sim::{Faults, Rule, Verb};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn letters(site: &Site, number: usize) {
+    for n in 0..number {
+        dead(site, event(site, &format!("{n}.txt")), "deadline", 0);
+    }
+}
+
+fn typed(change: impl FnOnce(&mut Limits)) -> Typed {
+    let mut typed = Typed::default();
+    change(&mut typed.limits);
+    typed
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_received_ahead_of_a_limit_is_put_back_and_is_no_failure() {
+    let site = Site::new(1);
+    letters(&site, 100);
+    // While it waits for the first ten it receives what comes next.
+    let typed = typed(|limits| (limits.canary, limits.max_messages) = (60 * SECOND, Some(15)));
+    let run = tokio::spawn(Operator::new(&site, "operator", &typed).run());
+    tokio::time::sleep(20 * SECOND).await;
+    let worker = site.start("w", &Setup::default());
+    let report = run.await.unwrap();
+    site.until_empty().await;
+    worker.stop().await;
+    assert_eq!((report.code(), &report.end, report.tally.resent), (0, &End::Limit, 15), "{report:?}");
+    assert_eq!((report.tally.left, report.tally.lease_lost), (0, 0), "{report:?}");
+    assert!(report.tally.received > 15, "some were received ahead: {report:?}");
+    assert_eq!(site.world.dead_letters.visible(), 85);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_audit_can_be_written_nothing_is_sent_however_often_it_is_tried() {
+    let site = Site::new(2);
+    letters(&site, 30);
+    site.world.store.inject(Rule {
+        bucket: RESULTS.into(),
+        prefix: "redrive/".into(),
+        verb: Some(Verb::Put),
+        error: StoreError::Denied("403".into()),
+        times: None,
+    });
+    for _ in 0..3 {
+        let report = redrive(&site, &Typed::default()).await;
+        assert_eq!((report.code(), report.tally.finished()), (75, 0), "{report:?}");
+    }
+    assert_eq!((site.world.queue.live().len(), site.world.dead_letters.visible()), (0, 30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_does_not_hang_where_letters_that_are_not_meant_take_all_its_room_while_the_first_are_waited_for() {
+    let site = Site::new(3);
+    dead(&site, event(&site, "a.txt"), "denied", 0);
+    letters(&site, 300);
+    let mut typed = typed(|limits| (limits.canary, limits.most_held) = (60 * SECOND, 20));
+    typed.selection.reasons = vec!["denied".into()];
+    let report = timeout(3_600 * SECOND, redrive(&site, &typed)).await.expect("it ends");
+    assert!(matches!(report.end, End::Unanswered { sent: 1, .. }), "{report:?}");
+    assert_eq!(site.world.dead_letters.visible(), 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_in_which_the_count_has_no_room_by_a_few_bytes_is_archived_and_not_left_for_ever() {
+    let site = Site::new(4);
+    let id = moved(&site, "{".into());
+    let body = event(&site, "a.txt");
+    let of = |body: String| {
+        let message = Message {
+            id: id.clone(),
+            handle: ReceiptHandle("h".into()),
+            body,
+            attributes: BTreeMap::new(),
+            receive_count: 1,
+            sent_at_ms: None,
+            group_id: None,
+        };
+        Letter::read(Arc::new(message), &Wanted::new(Vec::new(), RESULTS.into()))
+    };
+    let bare = of(body.clone()).back("", "").unwrap().bytes();
+    let padded = format!("{body}{}", " ".repeat(SQS_MAX_MESSAGE_BYTES - bare - 20));
+    assert!(of(padded.clone()).back("", "").is_some());
+    assert!(of(padded.clone()).back("a run's id of some length", &site.world.queue.arn()).is_none());
+    let full = moved(&site, padded);
+    let report = redrive(&site, &Typed::default()).await;
+    assert_eq!((report.code(), report.tally.left, report.tally.archived), (0, 0, 2), "{report:?}");
+    assert_eq!(archived(&site).get(&full.0).map(String::as_str), Some("no_room"));
+}
+
+/// A queue whose counts say something of their own.
+struct Counts<F>(Arc<dyn Queue>, F);
+
+#[async_trait]
+impl<F: Fn() -> Result<u64, QueueError> + Send + Sync + 'static> Queue for Counts<F> {
+    async fn receive(&self, max: BatchSize, wait: Duration, visible: Duration) -> Result<Vec<Message>, QueueError> {
+        self.0.receive(max, wait, visible).await
+    }
+    async fn delete(&self, handles: &[ReceiptHandle]) -> Result<Vec<EntryReply>, QueueError> {
+        self.0.delete(handles).await
+    }
+    async fn change_visibility(&self, entries: &[(ReceiptHandle, Duration)]) -> Result<Vec<EntryReply>, QueueError> {
+        self.0.change_visibility(entries).await
+    }
+    async fn send(&self, message: &Outgoing) -> Result<MessageId, QueueError> {
+        self.0.send(message).await
+    }
+    async fn send_batch(&self, messages: &[Outgoing]) -> Result<Vec<SendReply>, QueueError> {
+        self.0.send_batch(messages).await
+    }
+    async fn facts(&self) -> Result<QueueFacts, QueueError> {
+        let facts = self.0.facts().await?;
+        Ok(QueueFacts { visible: self.1()?, ..facts })
+    }
+}
+
+async fn counting(site: &Site, counts: impl Fn() -> Result<u64, QueueError> + Send + Sync + 'static) -> Report {
+    let mut operator = Operator::new(site, "operator", &Typed::default());
+    operator.drain.dlq = Arc::new(Counts(operator.drain.dlq.clone(), counts));
+    operator.run().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn r8_it_is_not_called_empty_while_sqs_counts_letters_that_nobody_holds() {
+    let site = Site::new(5);
+    let began = Instant::now();
+    let report = counting(&site, move || Ok(if began.elapsed() < 400 * SECOND { 3 } else { 0 })).await;
+    assert_eq!((report.code(), &report.end), (0, &End::Emptied), "{report:?}");
+    assert!(began.elapsed() >= 400 * SECOND, "{:?}", began.elapsed());
+    let told: [fn() -> Result<u64, QueueError>; 2] = [|| Ok(3), || Err(QueueError::Denied("403".into()))];
+    for counts in told {
+        let report = timeout(3_600 * SECOND, counting(&site, counts)).await.expect("it ends");
+        assert_eq!(report.code(), 75, "it says that it does not know: {report:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sample_that_cannot_be_received_is_an_error_and_not_a_sample_of_none() {
+    let site = Site::new(6);
+    letters(&site, 10);
+    site.world.dead_letters.faults(|faults| faults.receive = Faults { fail_before: 1.0, ..Faults::default() });
+    assert!(try_plan(&site, Some(10)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_dead_letter_queue_takes_no_deletes_it_stops_sending_and_ends() {
+    let site = Site::new(7);
+    letters(&site, 1_000);
+    for n in 0..20 {
+        dead(&site, event(&site, &format!("other/{n}.txt")), "denied", 0);
+    }
+    site.world.dead_letters.faults(|faults| faults.delete = Faults { fail_before: 1.0, ..Faults::default() });
+    let mut typed = Typed::default();
+    typed.selection.reasons = vec!["deadline".into()];
+    let report = timeout(3_600 * SECOND, redrive(&site, &typed)).await.expect("it ends");
+    assert_eq!((report.code(), report.tally.deleted), (75, 0), "{report:?}");
+    assert!(report.tally.resent <= 200, "each of them is there twice now: {report:?}");
+    // Those in hand, and not meant, are put back all the same.
+    site.world.dead_letters.faults(|faults| faults.delete = Faults::default());
+    let mut typed = Typed { limits: Limits { batch_size: 1_020, ..typed.limits }, ..Typed::default() };
+    typed.selection.reasons = vec!["denied".into()];
+    tokio::time::sleep(130 * SECOND).await;
+    let most = Operator::new(&site, "most", &typed);
+    site.world.dead_letters.faults(|faults| faults.delete = Faults { fail_before: 1.0, ..Faults::default() });
+    let report = timeout(3_600 * SECOND, most.run()).await.expect("it ends");
+    assert_eq!((report.tally.unmatched, report.tally.returned), (1_000, 1_000), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_whose_lease_has_ended_before_its_turn_is_not_sent() {
+    let site = Site::new(8);
+    letters(&site, 200);
+    site.world.dead_letters.faults(|faults| faults.change = Faults { fail_before: 1.0, ..Faults::default() });
+    // 200 s for one batch, and no lease lives longer than its 120 s.
+    let typed = Typed { rate: 1, ..typed(|limits| (limits.batch_size, limits.max_batches) = (200, Some(1))) };
+    let report = redrive(&site, &typed).await;
+    assert!((100..=121).contains(&report.tally.resent), "{report:?}");
+    assert_eq!(report.tally.left, 200 - report.tally.resent, "{report:?}");
+    assert!(report.trouble.as_ref().is_some_and(|why| why.contains("its lease ended")), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_of_another_queue_that_shares_the_dead_letter_queue_are_left_to_it() {
+    let site = Site::new(9);
+    letters(&site, 5);
+    // Judged by our sources it would be archived, and sent back it would be worked on in the wrong namespace.
+    let theirs = json!({ "bucket": "theirs", "key": "k" }).to_string();
+    let AttributeValue::Text(text) = note("denied", "first", 0).value else { panic!("text") };
+    let value = AttributeValue::Text(text.replace("\"arn\"", "\"arn:theirs\""));
+    let attributes = BTreeMap::from([("Quittance".to_owned(), MessageAttribute { data_type: "String".into(), value })]);
+    let id = site.world.dead_letters.put_message(Outgoing { body: theirs, attributes, group_id: None });
+    let mut typed = Typed::default();
+    typed.selection.not_of = vec!["arn:theirs".into()];
+    let report = redrive(&site, &typed).await;
+    assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 5, 1), "{report:?}");
+    let left: Vec<MessageId> = site.world.dead_letters.live().into_iter().map(|(id, ..)| id).collect();
+    assert_eq!((left, archived(&site).len()), (vec![id], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_counts_as_finished_only_on_proof_and_what_cannot_be_asked_is_unknown() {
+    let site = Site::new(10);
+    let head = |key: &str, text: &str| site.world.store.put_object(SOURCE, key, text.to_owned());
+    let created =
+        |key: &str, head: &quittance::store::ObjectHead, n| s3_event(&[Record::created(SOURCE, key, head, n)]);
+    let run = async |body: &str, who: &str, search: bool| {
+        let id = site.world.queue.put(body);
+        site.drain_as(who, &Setup { search, ..Setup::default() }).await;
+        id
+    };
+    let look = look(
+        Arc::new(site.world.store.seen_by("look")),
+        Some(Arc::new(site.world.search.seen_by("look")) as Arc<dyn Catalogue>),
+    );
+    let works = async |body: &str, id: &str| {
+        let message = Message {
+            id: MessageId(id.into()),
+            handle: ReceiptHandle("h".into()),
+            body: body.into(),
+            attributes: BTreeMap::new(),
+            receive_count: 1,
+            sent_at_ms: None,
+            group_id: None,
+        };
+        look.at(&Letter::read(Arc::new(message), &look.wanted)).await.works
+    };
+    let first = created("a", &head("a", "one"), 1);
+    let one = run(&first, "one", true).await;
+    assert_eq!(works(&first, &one.0).await, [Work::Finished], "the record names it, the index holds it");
+    assert_eq!(works(&first, "other").await, [Work::Owed], "the same event under another id is no proof");
+    let second = created("a", &head("a", "two"), 2);
+    let two = run(&second, "two", false).await;
+    assert_eq!(works(&second, &two.0).await, [Work::Unindexed], "the index holds an older revision");
+    assert_eq!(works(&first, "other").await, [Work::Unindexed], "a newer record, and the index lacks that");
+
+    let store = &site.world.store;
+    let third = created("a", &head("a", "three"), 3);
+    let refusing = |bucket: &str, prefix: &str, error: StoreError| {
+        let (bucket, prefix) = (bucket.into(), prefix.into());
+        store.inject(Rule { bucket, prefix, verb: Some(Verb::Head), error, times: None });
+    };
+    refusing(SOURCE, "a", StoreError::Denied("403".into()));
+    assert_eq!(works(&third, "m").await, [Work::Owed], "whether it is there is the worker's to find out");
+    store.heal();
+    refusing(RESULTS, "processed/", StoreError::Unavailable("503".into()));
+    assert!(matches!(works(&first, &one.0).await.as_slice(), [Work::Unknown(_)]), "not asked is not known");
+    store.heal();
+
+    store.remove_object(SOURCE, "a");
+    assert_eq!(
+        works(&third, "m").await,
+        [Work::Hopeless(Hopeless::SourceMissing)],
+        "an older live record explains nothing"
+    );
+    let removed = s3_event(&[Record::removed(SOURCE, "a", 4)]);
+    assert_eq!(works(&removed, "m").await, [Work::Owed], "a tombstone is due");
+    let gone = run(&removed, "three", true).await;
+    assert_eq!(works(&removed, &gone.0).await, [Work::Finished]);
+    let late = created("a", &store_head(), 5);
+    assert_eq!(works(&late, "m").await, [Work::Finished], "a tombstone explains that the file is gone");
+}
+
+/// Of a file that is not there any more.
+fn store_head() -> quittance::store::ObjectHead {
+    quittance::store::ObjectHead { etag: "e".into(), size: 1, ..Default::default() }
+}
