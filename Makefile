@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test faults histories bench up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
+.PHONY: help demo test faults histories bench bench-redrive up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -25,6 +25,9 @@ histories: ## newest wins on the real services, HISTORIES=200 [FROM=0] (make tes
 
 bench: ## documents/s, parking, replay and settlement on the local stack, as ratios (WHAT=bulk|park|replay|search|settle for one)
 	$(STACK) exec -- cargo bench --locked --bench side_path -- $(WHAT)
+
+bench-redrive: ## the way back from the DLQ against a plain loop, LETTERS=8158
+	QUITTANCE_LETTERS=$(or $(LETTERS),8158) $(STACK) exec -- cargo bench --locked --bench redrive
 
 up: ## a stack that stays, with queues and buckets, and three commands to try
 	@$(STACK) up
