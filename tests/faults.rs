@@ -69,6 +69,7 @@ fn every_row_of_the_catalogue_has_a_state_and_every_test_named_there_exists() {
         ("B", 18),
         ("O", 17),
         ("H", 10),
+        ("R", 17),
     ] {
         for number in 1..=last {
             assert!(ids.contains(&format!("{section}{number}").as_str()), "no row {section}{number}");
@@ -108,7 +109,7 @@ fn every_row_of_the_catalogue_has_a_state_and_every_test_named_there_exists() {
 fn row_of(file: &str, name: &str) -> Option<String> {
     let (first, rest) = name.split_once('_')?;
     let process = ["tests/kill/", "tests/worker/faults/"].iter().any(|folder| file.starts_with(folder));
-    let sections = if process { "apqboh" } else { "aqboh" };
+    let sections = if process { "apqbohr" } else { "aqbohr" };
     let section = first.chars().next().filter(|section| sections.contains(*section))?;
     let digits = first.get(1..).filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))?;
     Some(match section {
