@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)] // a measuring tool, and parts of the tests' own
 
+#[path = "../common/records.rs"]
+mod records;
+
 #[path = "../../tests/worker/process.rs"]
 mod process;
 #[path = "../../tests/worker/relay/mod.rs"]
@@ -24,14 +27,15 @@ use std::time::{Duration, Instant};
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use quittance::message::{Change, DocumentId, MessageId, Namespace, Operation, WorkId};
-use quittance::process::record::{Document, Record, Standing, Timings};
+use quittance::message::MessageId;
+use quittance::process::record::Standing;
 use quittance::store::s3::{self, S3Store};
 use quittance::store::{Condition, Store as _, layout};
 use serde_json::json;
 
+use records::{namespace, peak, record};
 use relay::{Head, Relay};
-use world::{NAMESPACE, World};
+use world::World;
 
 /// What the letters are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -145,7 +149,7 @@ async fn redrive(kind: Kind, number: usize, counted: bool) -> (f64, f64, f64, us
                 store.put(&world.source, &format!("{n}.txt"), body, &BTreeMap::new(), Condition::None).await.unwrap();
             }
             Kind::Index => {
-                let record = record(&world, n);
+                let record = record(&world, n, 2_048);
                 let key = layout::record(&namespace(), &record.document_id);
                 let metadata = Standing::metadata(1, None, Some("e"), &MessageId(id));
                 let body = serde_json::to_vec(&record).unwrap().into();
@@ -180,45 +184,6 @@ async fn redrive(kind: Kind, number: usize, counted: bool) -> (f64, f64, f64, us
     let sqs = |head: &Head| head.target.starts_with("AmazonSQS");
     let calls = relay.map_or(0, |relay: Relay| relay.seen(sqs).len());
     (emptied.unwrap_or(began.elapsed()).as_secs_f64(), cpu, most, calls)
-}
-
-fn record(world: &World, n: usize) -> Record {
-    let key = format!("{n}.txt");
-    let document_id = DocumentId::of(&namespace(), &world.source, &key);
-    let change = Change {
-        bucket: world.source.clone(),
-        key: key.clone(),
-        operation: Operation::Unstated,
-        version_id: None,
-        etag: Some("e".into()),
-        size: None,
-        sequencer: None,
-        request_id: None,
-        force: false,
-    };
-    let document = Document {
-        bucket: world.source.clone(),
-        key,
-        namespace: NAMESPACE.into(),
-        content: Some("word ".repeat(400)),
-        source_etag: Some("e".into()),
-        indexed_at: "2026-11-23T00:00:00.000Z".into(),
-        revision: 1,
-        ..Document::default()
-    };
-    let (work_id, timings) = (WorkId::of(&document_id, &change), Timings::default());
-    Record { v: 1, work_id, document_id, revision: 1, recorded_ms: 1, sequencer: None, timings, document }
-}
-
-fn namespace() -> Namespace {
-    Namespace::parse(NAMESPACE).unwrap()
-}
-
-/// MiB; 0 where it cannot be told.
-fn peak(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
 /// User and system time so far (proc(5), fields 14 and 15, in hundredths).

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)] // a measuring tool, and parts of the tests' own
 
+#[path = "../common/records.rs"]
+mod records;
+
 #[path = "../../tests/worker/process.rs"]
 mod process;
 #[path = "../../tests/worker/relay/mod.rs"]

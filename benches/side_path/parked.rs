@@ -7,16 +7,16 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use opensearch::http::Method;
-use quittance::clock::{SystemClock, WallClock as _};
+use quittance::clock::SystemClock;
 use quittance::index::park::{Lot, Parking};
-use quittance::message::{Change, DocumentId, Namespace, Operation, WorkId};
-use quittance::process::record::{Document, Record, Standing, Timings};
+use quittance::process::record::Standing;
 use quittance::store::s3::{self, S3Store};
 use quittance::store::{Condition, Store as _, layout};
 use serde_json::json;
 
 use crate::process::Launch;
 use crate::rate;
+use crate::records::{namespace, peak, record};
 use crate::search::endpoint;
 use crate::world::{NAMESPACE, World};
 
@@ -61,12 +61,7 @@ pub async fn replay() {
         assert!(listed.stdout.starts_with(&format!("{number} parked")), "{listed:?}");
         let (took, most) = replayed(&operator).await;
         assert_eq!(world.results_under("retry-index/").await.len(), 0);
-        println!(
-            "| {number} | {:.2} | {:.0} | {:.0} |",
-            listing.as_secs_f64(),
-            rate(number, took),
-            most as f64 / 1024.0
-        );
+        println!("| {number} | {:.2} | {:.0} | {:.0} |", listing.as_secs_f64(), rate(number, took), most);
     }
 }
 
@@ -140,31 +135,20 @@ async fn park_all(world: &World, numbers: std::ops::Range<usize>) {
         .await;
 }
 
-/// `redrive parked` to its end: how long, and its most memory in KiB.
-async fn replayed(operator: &Launch) -> (Duration, u64) {
+/// `redrive parked` to its end: how long, and its most memory in MiB.
+async fn replayed(operator: &Launch) -> (Duration, f64) {
     let began = Instant::now();
     let mut child = operator.spawn_redrive(&["parked"]);
-    let mut most = 0;
+    let mut most = 0.0;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        most = most.max(peak(child.id()));
+        most = f64::max(most, peak(child.id()));
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert!(status.success(), "{status}");
     (began.elapsed(), most)
-}
-
-/// KiB; 0 where it cannot be told.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
-}
-
-fn namespace() -> Namespace {
-    Namespace::parse(NAMESPACE).unwrap()
 }
 
 fn parking(world: &World, store: &Arc<S3Store>) -> Parking {
@@ -174,40 +158,5 @@ fn parking(world: &World, store: &Arc<S3Store>) -> Parking {
         namespace: namespace(),
         clock: Arc::new(SystemClock),
         news: Arc::default(),
-    }
-}
-
-fn record(world: &World, n: usize, text: usize) -> Record {
-    let key = format!("{n}.txt");
-    let document_id = DocumentId::of(&namespace(), &world.source, &key);
-    let change = Change {
-        bucket: world.source.clone(),
-        key: key.clone(),
-        operation: Operation::Created,
-        version_id: None,
-        etag: Some("e".into()),
-        size: None,
-        sequencer: None,
-        request_id: None,
-        force: false,
-    };
-    Record {
-        v: 1,
-        work_id: WorkId::of(&document_id, &change),
-        document_id,
-        revision: 1,
-        recorded_ms: SystemClock.unix_ms(),
-        sequencer: None,
-        timings: Timings::default(),
-        document: Document {
-            bucket: world.source.clone(),
-            key,
-            namespace: NAMESPACE.into(),
-            content: Some("word beside ".repeat(text / 12)),
-            source_etag: Some("e".into()),
-            indexed_at: "2026-11-23T00:00:00.000Z".into(),
-            revision: 1,
-            ..Document::default()
-        },
     }
 }

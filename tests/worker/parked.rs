@@ -92,11 +92,8 @@ async fn redrive_parked_replays_what_is_parked_obeys_a_pause_and_refuses_beside_
     assert_eq!(report(&operator.redrive(&["parked", "--json"]), 0)["replayed"], 0);
 }
 
-#[tokio::test]
-#[ignore = "needs the local stack: make test"]
-async fn what_errored_is_listed_sent_back_and_found_when_the_index_takes_it() {
-    let world = World::new().await;
-    let search = Relay::before(&endpoint());
+/// The first document of each bulk request does not fit the mapping.
+pub fn refuse_documents(search: &Relay) {
     let refuse = Refuse {
         positions: vec![0],
         code: "mapper_parsing_exception",
@@ -105,6 +102,14 @@ async fn what_errored_is_listed_sent_back_and_found_when_the_index_takes_it() {
         passed_on: false,
     };
     search.rule(move |head| if head.path.contains("_bulk") { Fate::Refuse(refuse.clone()) } else { Fate::Pass });
+}
+
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn what_errored_is_listed_sent_back_and_found_when_the_index_takes_it() {
+    let world = World::new().await;
+    let search = Relay::before(&endpoint());
+    refuse_documents(&search);
     let mut worker = world.launch().set("OPENSEARCH_ENDPOINT", search.url()).start().await;
     world.put("日本/あ.txt", "An axolotl that was refused.").await;
     worker.fact("document_errored").await;
@@ -142,14 +147,7 @@ async fn what_errored_is_listed_sent_back_and_found_when_the_index_takes_it() {
 async fn an_event_that_is_sent_again_tries_an_errored_file_again() {
     let world = World::new().await;
     let search = Relay::before(&endpoint());
-    let refuse = Refuse {
-        positions: vec![0],
-        code: "mapper_parsing_exception",
-        status: 400,
-        sender_fault: true,
-        passed_on: false,
-    };
-    search.rule(move |head| if head.path.contains("_bulk") { Fate::Refuse(refuse.clone()) } else { Fate::Pass });
+    refuse_documents(&search);
     let mut worker = world.launch().set("OPENSEARCH_ENDPOINT", search.url()).start().await;
     world.put("a.txt", "A tortoise that was refused.").await;
     worker.fact("document_errored").await;

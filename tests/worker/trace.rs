@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::body_shapes::created;
 use crate::outage::CLOSED_PORT;
+use crate::parked::refuse_documents;
 use crate::process::{Launch, Output};
-use crate::relay::{Fate, Refuse, Relay};
+use crate::relay::Relay;
 use crate::search::endpoint;
 use crate::waiting::{LONG, eventually, holds};
 use crate::world::World;
@@ -118,14 +119,7 @@ async fn what_is_parked_or_errored_is_told_with_the_reason_and_a_dead_index_hide
     assert_eq!(state(&nowhere, 75), "unclear", "{}", nowhere.1);
 
     let search = Relay::before(&endpoint());
-    let refuse = Refuse {
-        positions: vec![0],
-        code: "mapper_parsing_exception",
-        status: 400,
-        sender_fault: true,
-        passed_on: false,
-    };
-    search.rule(move |head| if head.path.contains("_bulk") { Fate::Refuse(refuse.clone()) } else { Fate::Pass });
+    refuse_documents(&search);
     let mut worker =
         launch.clone().set("OPENSEARCH_ENDPOINT", search.url()).set("ENABLE_FAILED_RETRY", false).start().await;
     world.put("errored.txt", "An axolotl.").await;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use opensearch::http::Method;
 use opensearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
 use super::reply::{one_line, whole_trouble};
@@ -33,9 +33,10 @@ struct Searched<T> {
     found: T,
 }
 
+/// Hits whose `_source` is this.
 #[derive(Deserialize)]
-struct Found {
-    hits: Hits,
+pub(super) struct Found<S> {
+    pub(super) hits: Hits<S>,
 }
 
 #[derive(Deserialize)]
@@ -44,18 +45,18 @@ struct Shards {
 }
 
 #[derive(Deserialize)]
-struct Hits {
-    hits: Vec<Hit>,
+pub(super) struct Hits<S> {
+    pub(super) hits: Vec<Hit<S>>,
 }
 
 #[derive(Deserialize)]
-struct Hit {
+pub(super) struct Hit<S> {
     #[serde(rename = "_id")]
-    id: DocumentId,
+    pub(super) id: DocumentId,
     #[serde(rename = "_version")]
-    version: u64,
-    #[serde(rename = "_source", default)]
-    source: Source,
+    pub(super) version: u64,
+    #[serde(rename = "_source")]
+    pub(super) source: S,
 }
 
 #[derive(Deserialize, Default)]
@@ -148,8 +149,8 @@ impl Catalogue for OpenSearchIndex {
         });
         let path = format!("/{}/_search", in_path(&self.alias));
         let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
-        let found: Found = whole(&answer)?;
-        let entry = |hit: Hit| Entry {
+        let found: Found<Source> = whole(&answer)?;
+        let entry = |hit: Hit<Source>| Entry {
             document_id: hit.id,
             key: hit.source.key,
             held: Held { revision: hit.version, deleted: hit.source.deleted },
@@ -200,7 +201,7 @@ impl Catalogue for OpenSearchIndex {
         });
         let path = format!("/{}/_search", in_path(&self.read_alias()));
         let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
-        Ok(!whole::<Found>(&answer)?.hits.hits.is_empty())
+        Ok(!whole::<Found<Option<IgnoredAny>>>(&answer)?.hits.hits.is_empty())
     }
 
     async fn remove(&self, documents: &[(DocumentId, u64)]) -> Result<Vec<Removal>, SearchError> {

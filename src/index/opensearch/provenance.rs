@@ -4,32 +4,12 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::catalogue::{MAX_HITS, whole};
+use super::catalogue::{Found, Hit, MAX_HITS, whole};
 use super::{OpenSearchIndex, in_path};
 use crate::index::SearchError;
 use crate::index::catalogue::Held;
 use crate::index::provenance::{Provenance, Written};
-use crate::message::{DocumentId, MessageId, Namespace};
-
-#[derive(Deserialize)]
-struct Found {
-    hits: Hits,
-}
-
-#[derive(Deserialize)]
-struct Hits {
-    hits: Vec<Hit>,
-}
-
-#[derive(Deserialize)]
-struct Hit {
-    #[serde(rename = "_id")]
-    id: DocumentId,
-    #[serde(rename = "_version")]
-    version: u64,
-    #[serde(rename = "_source")]
-    source: Source,
-}
+use crate::message::{MessageId, Namespace};
 
 #[derive(Deserialize)]
 struct Source {
@@ -50,8 +30,8 @@ impl Provenance for OpenSearchIndex {
         let path = format!("/{}/_search", in_path(self.write_alias()));
         let body = question(namespace, message, limit);
         let answer = self.read(&path, &[("allow_partial_search_results", "false")], &body).await?;
-        let found: Found = whole(&answer)?;
-        let written = |hit: Hit| Written {
+        let found: Found<Source> = whole(&answer)?;
+        let written = |hit: Hit<Source>| Written {
             document_id: hit.id,
             bucket: hit.source.bucket,
             key: hit.source.key,
