@@ -10,6 +10,7 @@ pub mod audit;
 pub mod command;
 pub mod decide;
 pub mod drain;
+mod gather;
 pub mod hold;
 pub mod inspect;
 pub mod letter;

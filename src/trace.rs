@@ -119,11 +119,11 @@ impl Trace {
                 let name = FileName { bucket: bucket.clone(), key: key.clone() };
                 let sought = Sought::File(name.clone());
                 let archive = letters::in_archive(&ground, &sought, &days);
-                let found = file::trace(&ground, name, archive, peek(dead_letters.as_ref(), &sought)).await;
+                let found = file::trace(&ground, name, archive, peek(dead_letters, &sought)).await;
                 Report::of_file(target, &ground, today, found)
             }
             Target::Message(id) => {
-                let found = message(&ground, id, &days, dead_letters.as_ref()).await;
+                let found = message(&ground, id, &days, dead_letters).await;
                 Report::of_message(target, &ground, today, found)
             }
         };
@@ -132,7 +132,7 @@ impl Trace {
     }
 }
 
-async fn peek(peek: Option<&Peek>, sought: &Sought) -> Look<Letters> {
+async fn peek(peek: Option<Peek>, sought: &Sought) -> Look<Letters> {
     match peek {
         Some(peek) => peek.look(sought).await,
         None => Look::NotAsked(NO_DLQ),
@@ -140,7 +140,7 @@ async fn peek(peek: Option<&Peek>, sought: &Sought) -> Look<Letters> {
 }
 
 /// By its id everywhere; then the files that the index or its letters name.
-async fn message(ground: &Ground, id: &MessageId, days: &[String], dead_letters: Option<&Peek>) -> MessageFindings {
+async fn message(ground: &Ground, id: &MessageId, days: &[String], dead_letters: Option<Peek>) -> MessageFindings {
     let sought = Sought::Message(id.clone());
     let (attempts, archive, dead_letters, documents) = tokio::join!(
         file::attempts(ground, id),

@@ -3,6 +3,7 @@
 //! Promises that queues which do not belong together are refused before anything is received, that the drain obeys the
 //! pause, and that a run which did not end prints the command that goes on. Decides nothing about a letter.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::archive::Archive;
 use super::audit::Audit;
 use super::drain::{Drain, Sink};
-use super::hold::{Grip, Hold};
+use super::hold::{self, Grip, Hold};
 use super::look::Look;
 use super::pair::{Pair, Refusal};
 use super::plan::{NoPlan, Plan};
@@ -38,9 +39,6 @@ use crate::store::s3::{self, S3Store};
 use crate::terminal::{Page, out, page, shell};
 use crate::upkeep::command::Place;
 use crate::upkeep::outbox::Outbox;
-
-/// A poll's own wait (`hold`), for the client's timeout.
-const POLL_WAIT: Duration = Duration::from_secs(2);
 
 /// What both commands need.
 struct Site {
@@ -82,6 +80,11 @@ impl Site {
         let others = pair.others(&config.allow_unpaired);
         let store = Arc::new(S3Store::new(s3::client(&aws)));
         start::look_at_bucket("S3_BUCKET", &place.results_bucket, store.as_ref()).await?;
+        // A HEAD below a bucket that is not there says the same as one of a file that is gone, which is archived for good.
+        let buckets: BTreeSet<&String> = config.sources.iter().map(|source| &source.bucket).collect();
+        for bucket in buckets {
+            start::look_at_bucket("SOURCE_BUCKETS", bucket, store.as_ref()).await?;
+        }
         let index = match &config.opensearch {
             Some(search) => Some(Arc::new(start::index_client(search, &aws)?)),
             None => None,
@@ -102,7 +105,7 @@ impl Site {
     fn hold(&self, most: usize, visibility: Duration) -> Hold {
         let queue = |client| Arc::new(SqsQueue::new(client, &self.queues.dlq_url));
         Hold::new(Grip {
-            polling: queue(sqs::polling_client(&self.aws, POLL_WAIT)),
+            polling: queue(sqs::polling_client(&self.aws, hold::WAIT)),
             settling: queue(sqs::settling_client(&self.aws)),
             most,
             visibility,
@@ -127,7 +130,7 @@ pub async fn plan(config: DrainConfig, place: Place) -> Result<u8, CannotStart> 
         rate: config.rate,
         main: site.queues.facts.clone(),
         dlq: site.queues.dlq.clone(),
-        sample: config.sample.map(|number| (site.hold(number.saturating_add(10), config.visibility), number)),
+        sample: config.sample.map(|number| (site.hold(number, config.visibility), number)),
         clock: Arc::new(SystemClock),
         stop: site.stop.clone(),
     };

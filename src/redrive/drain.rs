@@ -38,14 +38,12 @@ use super::watch::Watched;
 pub(super) const TOGETHER: usize = 16;
 /// Of the first batch that sends anything back.
 const CANARIES: usize = 10;
-/// Empty rounds of long polls in a row, before the DLQ can be called empty (R8).
-const EMPTY_ROUNDS: u32 = 3;
 /// One look at a queue or at the index.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks at something that is sick, or full.
-const AGAIN: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) };
+pub(super) const AGAIN: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) };
 /// Sick for so long, and the run ends.
-const SICK_FOR: Duration = Duration::from_secs(600);
+pub(super) const SICK_FOR: Duration = Duration::from_secs(600);
 /// Deletes not acknowledged yet (or a batch of them, if that is more), with which it goes on.
 const UNDELETED: u64 = 100;
 /// Between two looks at the first ones.
@@ -68,6 +66,8 @@ pub struct Limits {
     pub canary: Duration,
     /// Letters held at once, at most.
     pub most_held: usize,
+    /// Bytes of their bodies, at most; one round of polls may go beyond.
+    pub most_bytes: usize,
 }
 
 /// A drain, ready to run.
@@ -152,10 +152,9 @@ impl Drain {
         let end = run.until_end(sink).await;
         let Run { of, mut tally, aside, waiting, trouble, .. } = run;
         tally.ahead += waiting.len() as u64;
-        let Drain { mut hold, dlq, audit, .. } = of;
+        let Drain { hold, dlq, audit, .. } = of;
         let waiting = waiting.into_iter().map(|Held { lease, .. }| lease);
-        hold.give_back(aside.into_iter().chain(waiting).collect()).await?;
-        tally.close(&hold.end().await?);
+        tally.close(&hold.end(aside.into_iter().chain(waiting).collect()).await?);
         let left_in_dlq = match tokio::time::timeout(LOOK_LIMIT, dlq.facts()).await {
             Ok(Ok(facts)) => Some(facts.visible + facts.in_flight + facts.delayed),
             Ok(Err(_)) | Err(_) => None,
@@ -171,13 +170,13 @@ impl Run {
             if let Some(end) = self.stopped() {
                 return end;
             }
-            let Limits { batch_size, max_batches, max_messages, most_held, .. } = self.of.limits;
+            let Limits { batch_size, max_batches, max_messages, .. } = self.of.limits;
             let left = max_messages.map_or(u64::MAX, |most| most.saturating_sub(self.tally.decided()));
             if left == 0 || max_batches.is_some_and(|most| self.tally.batches >= most) {
                 return End::Limit;
             }
-            if self.aside.len() >= most_held {
-                return End::TooManyAside { held: self.aside.len() };
+            if let Some(end) = self.too_many_aside() {
+                return end;
             }
             if let Err(end) = self.until_all_are_well(sink).await {
                 return end;
@@ -211,7 +210,7 @@ impl Run {
         self.watched.is_bouncing().map(|(came_back, of)| End::Bouncing { came_back, of })
     }
 
-    fn stopped(&self) -> Option<End> {
+    pub(super) fn stopped(&self) -> Option<End> {
         match (self.of.paused.is_cancelled(), self.of.stop.is_cancelled()) {
             (true, _) => Some(End::Paused),
             (false, true) => Some(End::Interrupted),
@@ -220,7 +219,7 @@ impl Run {
     }
 
     /// `false`: it was told to stop meanwhile.
-    async fn rest(&self, time: Duration) -> bool {
+    pub(super) async fn rest(&self, time: Duration) -> bool {
         tokio::select! {
             biased;
             () = self.of.stop.cancelled() => false,
@@ -269,78 +268,6 @@ impl Run {
             Ok(Ok(_)) => Ahead::Nothing,
             Ok(Err(error)) => Ahead::Sick(format!("the main queue: {error}")),
             Err(_) => Ahead::Sick(format!("the main queue: no answer within {LOOK_LIMIT:?}")),
-        }
-    }
-
-    /// The next batch; at least one letter.
-    async fn gather(&mut self, size: usize, sink: &mut dyn Sink) -> Result<Vec<Held>, End> {
-        let (mut empty, mut troubles, mut quiet_since) = (0, 0, Instant::now());
-        while self.waiting.len() < size {
-            if let Some(end) = self.stopped() {
-                return Err(end);
-            }
-            match self.take_in(size - self.waiting.len()).await {
-                Ok(0) if !self.waiting.is_empty() => break, // what there is need not wait for more
-                Ok(0) => {
-                    empty += 1;
-                    if empty >= EMPTY_ROUNDS
-                        && let Some(end) = self.is_empty(quiet_since).await
-                    {
-                        return Err(end);
-                    }
-                }
-                Ok(_) => (empty, troubles, quiet_since) = (0, 0, Instant::now()),
-                Err(why) if quiet_since.elapsed() >= SICK_FOR => return Err(End::Sick { why }),
-                Err(why) => {
-                    sink.progress(&self.tally, self.about, &format!("waiting: {why}"));
-                    self.rest(AGAIN.wait(troubles, &self.of.jitter)).await;
-                    troubles += 1;
-                }
-            }
-            if self.aside.len() >= self.of.limits.most_held {
-                break;
-            }
-        }
-        if self.waiting.is_empty() {
-            return Err(End::TooManyAside { held: self.aside.len() });
-        }
-        Ok(self.waiting.drain(..size.min(self.waiting.len())).collect())
-    }
-
-    /// One round of polls; how many letters came, meant or not.
-    async fn take_in(&mut self, about: usize) -> Result<usize, String> {
-        let leases = self.of.hold.receive(about).await.map_err(|error| format!("the dead-letter queue: {error}"))?;
-        let number = leases.len();
-        for lease in leases {
-            let letter = Letter::read(Arc::clone(lease.message()), &self.of.look.wanted);
-            if self.watched.came_back(&letter) {
-                self.tally.came_back += 1;
-                self.aside.push(lease);
-            } else if self.of.selection.matches(&letter, &self.of.tenant_from, self.of.clock.unix_ms()) {
-                self.waiting.push_back(Held { lease, letter });
-            } else {
-                self.tally.unmatched += 1;
-                self.aside.push(lease);
-            }
-        }
-        Ok(number)
-    }
-
-    /// Several empty long polls say little (R8): the counts must say so too. What others hold is waited for as long as a
-    /// lease lasts; what is counted and handed out to nobody, or cannot be counted, is not called empty.
-    async fn is_empty(&self, quiet_since: Instant) -> Option<End> {
-        let quiet = quiet_since.elapsed();
-        let sick = |why: String| (quiet >= SICK_FOR).then_some(End::Sick { why });
-        match tokio::time::timeout(LOOK_LIMIT, self.of.dlq.facts()).await {
-            Ok(Ok(facts)) => match facts.visible + facts.delayed {
-                0 => {
-                    let others = facts.in_flight.saturating_sub(self.of.hold.books().in_flight) > 0;
-                    (!others || quiet >= self.of.hold.visibility() * 2).then_some(End::Emptied)
-                }
-                counted => sick(format!("the dead-letter queue: SQS counts {counted} letters, and hands out none")),
-            },
-            Ok(Err(error)) => sick(format!("the dead-letter queue's counts: {error}")),
-            Err(_) => sick(format!("the dead-letter queue's counts: no answer within {LOOK_LIMIT:?}")),
         }
     }
 
@@ -412,7 +339,7 @@ impl Run {
             }
             // What comes back shows only to who receives. A poll waits for a seat, and here none becomes free.
             let Limits { batch_size, most_held, .. } = self.of.limits;
-            let has_room = self.aside.len() + self.waiting.len() + CANARIES <= most_held;
+            let has_room = self.aside.len() + self.waiting.len() + CANARIES <= most_held && !self.is_full();
             if has_room && self.waiting.len() < batch_size.max(CANARIES) {
                 // What it said is said again by the next batch.
                 drop(self.take_in(CANARIES).await);

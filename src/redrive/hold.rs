@@ -20,7 +20,7 @@ use crate::settle::{Desk, Failures, Settler, SettlerBroken};
 /// Polls at once.
 const POLLS: usize = 8;
 /// `WaitTimeSeconds`: a long poll asks all of SQS's servers, however short its wait.
-const WAIT: Duration = Duration::from_secs(2);
+pub const WAIT: Duration = Duration::from_secs(2);
 /// A poll may last this much longer than its wait.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -75,11 +75,12 @@ impl Hold {
         Self { queue: polling, intake, settler, books, visibility, clock }
     }
 
-    /// One round of polls at once, for about so many messages; empty when all of them were. An error only where none
+    /// One round of polls at once, for at most so many messages; empty when all of them were. An error only where none
     /// succeeded.
-    pub async fn receive(&self, about: usize) -> Result<Vec<Lease>, QueueError> {
-        let polls = about.div_ceil(SQS_MAX_BATCH).clamp(1, POLLS);
-        let most = about.div_ceil(polls).clamp(1, SQS_MAX_BATCH);
+    pub async fn receive(&self, at_most: usize) -> Result<Vec<Lease>, QueueError> {
+        // Whole polls of ten: the rest is for the next round.
+        let polls = (at_most / SQS_MAX_BATCH).clamp(1, POLLS);
+        let most = at_most.clamp(1, SQS_MAX_BATCH);
         let mut leases = Vec::new();
         let (mut answered, mut trouble) = (false, None);
         for reply in join_all((0..polls).map(|_| self.poll(most))).await {
@@ -121,24 +122,20 @@ impl Hold {
         self.books.snapshot(false)
     }
 
-    /// Returns them, no more at once than SQS takes in a few calls: thousands in one burst would be throttled, and what is
-    /// not acknowledged in time stays hidden until its lease ends.
-    pub async fn give_back(&mut self, mut leases: Vec<Lease>) -> Result<(), SettlerBroken> {
-        while !leases.is_empty() {
-            leases.truncate(leases.len().saturating_sub(LET_GO));
+    /// Returns what is left and waits until everything is settled: all other leases must have ended before. No more is
+    /// returned at once than SQS takes in a few calls: thousands in one burst would be throttled, and what is not
+    /// acknowledged in time stays hidden until its lease ends.
+    pub async fn end(mut self, mut left: Vec<Lease>) -> Result<BooksLine, SettlerBroken> {
+        while !left.is_empty() {
+            left.truncate(left.len().saturating_sub(LET_GO));
             tokio::select! {
                 biased;
-                () = self.intake.at_most(leases.len()) => {}
+                () = self.intake.at_most(left.len()) => {}
                 // What is in the way may be a delete that SQS does not take: its own lease is the end of that.
                 () = tokio::time::sleep(PORTION) => {}
                 end = &mut self.settler => return Err(how_it_broke(end)),
             }
         }
-        Ok(())
-    }
-
-    /// Waits until everything is settled: all leases must have been dropped or settled before.
-    pub async fn end(self) -> Result<BooksLine, SettlerBroken> {
         let Self { intake, settler, books, .. } = self;
         drop(intake);
         let end: SettlerEnd = settler.await;

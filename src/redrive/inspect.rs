@@ -18,7 +18,7 @@ use crate::index::park::markers::{MarkerKey, Markers, PAGE};
 use crate::index::parked::Answer;
 use crate::message::Message;
 use crate::process::tenant_in;
-use crate::queue::{Queue, QueueFacts, SQS_MAX_BATCH};
+use crate::queue::{Queue, QueueFacts};
 use crate::settle::SettlerBroken;
 use crate::upkeep::{Trouble, patiently, read};
 
@@ -300,10 +300,7 @@ async fn sample(
     let (mut leases, mut empty, mut failed) = (Vec::new(), 0, 0);
     let mut trouble = None;
     while leases.len() < most && empty < EMPTY_ROUNDS && failed < FAILED_ROUNDS && !stop.is_cancelled() {
-        // In whole polls of ten, so that it is never more than was asked for.
-        let left = most - leases.len();
-        let polled = if left < SQS_MAX_BATCH { left } else { left - left % SQS_MAX_BATCH };
-        match hold.receive(polled).await {
+        match hold.receive(most - leases.len()).await {
             Ok(received) if received.is_empty() => (empty, failed) = (empty + 1, 0),
             Ok(received) => {
                 (empty, failed) = (0, 0);
@@ -318,8 +315,7 @@ async fn sample(
         }
     }
     let messages: Vec<Arc<Message>> = leases.iter().map(|lease| Arc::clone(lease.message())).collect();
-    drop(leases); // returned
-    let books = hold.end().await?;
+    let books = hold.end(leases).await?;
     if failed >= FAILED_ROUNDS {
         return Err(NoReport::Sick(format!("SQS: {}", trouble.unwrap_or_default())));
     }

@@ -170,8 +170,7 @@ impl Plan {
             }
             held.extend(leases);
         }
-        drop(held); // all of them go back
-        report.received = hold.end().await?.received;
+        report.received = hold.end(held).await?.received;
         if let Some(error) = trouble.filter(|_| sampled.letters == 0) {
             return Err(error.into());
         }

@@ -207,8 +207,8 @@ impl Report {
                  running and not paused? Are they in the DLQ again (redrive inspect)? Then: {again}\n"
             ),
             End::TooManyAside { held } => format!(
-                "stopped: {held} letters that are not selected are in hand, more than is good; select more, or \
-                 several times fewer with --max-messages: {again}\n"
+                "stopped: {held} letters that are not selected are in hand, as many as are good (20,000, or 512 MiB of \
+                 bodies). Select more of them, or the rest first: {again}\n"
             ),
             End::Sick { why } => format!("stopped: {}; to go on: {again}\n", detail(why)),
         }

@@ -15,9 +15,9 @@ use crate::index::park::Lot;
 use crate::index::park::markers::Markers;
 use crate::pipeline::Seat;
 use crate::queue::sqs::{self, SqsQueue};
-use crate::redrive::archive::save::{LEASE, POLL_WAIT};
+use crate::redrive::archive::save::LEASE;
 use crate::redrive::archive::shelf::Shelf;
-use crate::redrive::hold::{Grip, Hold};
+use crate::redrive::hold::{self, Grip, Hold};
 use crate::redrive::inspect::{Inspect, NoReport, html, show};
 use crate::retry::Jitter;
 use crate::store::s3::{self, S3Store};
@@ -38,9 +38,9 @@ pub async fn inspect(config: InspectConfig, place: Place) -> Result<u8, CannotSt
     let queue = |client| Arc::new(SqsQueue::new(client, &dlq_url));
     let sample = sample.map(|most| {
         let hold = Hold::new(Grip {
-            polling: queue(sqs::polling_client(&aws, POLL_WAIT)),
+            polling: queue(sqs::polling_client(&aws, hold::WAIT)),
             settling: queue(sqs::settling_client(&aws)),
-            most: most.saturating_add(10),
+            most,
             visibility: LEASE,
             jitter: Jitter::from_entropy(),
             clock: LeaseClock::of_system(),

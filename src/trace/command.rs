@@ -1,18 +1,21 @@
 //! `redrive trace`: clients, what is said, exit code.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENCE, Peek, Provenance, Trace, no_answer, peek};
-use crate::clock::SystemClock;
+use super::peek::HIDDEN;
+use super::{PATIENCE, Peek, Provenance, Trace, no_answer};
+use crate::clock::{LeaseClock, SystemClock};
 use crate::config::{DlqConfig, DlqUrl, TraceConfig};
 use crate::message::detail::detail;
+use crate::pipeline::Seat;
 use crate::queue::Queue;
 use crate::queue::sqs::{self, SqsQueue};
+use crate::redrive::hold::{self, Grip};
+use crate::retry::Jitter;
 use crate::start::{self, CannotStart, stop_on_interrupt};
 use crate::store::s3::{self, S3Store};
 use crate::terminal::{out, page};
@@ -66,9 +69,17 @@ async fn look_into(dlq: &DlqConfig, aws: &SdkConfig, stop: CancellationToken) ->
             }
         }
     };
-    let wait: Duration = peek::POLL;
-    let queue: Arc<dyn Queue> = Arc::new(SqsQueue::new(sqs::polling_client(aws, wait), url));
-    Ok(Peek { queue, most: dlq.limit, stop })
+    let queue = |client| -> Arc<dyn Queue> { Arc::new(SqsQueue::new(client, &url)) };
+    let grip = Grip {
+        polling: queue(sqs::polling_client(aws, hold::WAIT)),
+        settling: queue(sqs::settling_client(aws)),
+        most: dlq.limit,
+        visibility: HIDDEN,
+        jitter: Jitter::from_entropy(),
+        clock: LeaseClock::of_system(),
+        seat: Seat::OwnThread,
+    };
+    Ok(Peek { queue: queue(client), grip, most: dlq.limit, stop })
 }
 
 fn not_found(arn: &str, why: &str) -> CannotStart {

@@ -4,18 +4,19 @@
 //! the queue it was taken from, which for a dead letter is not the id it was first sent under: so they are looked at by
 //! name, and then read, the newest days first, for their notes and bodies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
-use serde::Deserialize;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::Ground;
 use super::findings::{FileName, Letter, Letters, Look, Place};
-use crate::dead_letter::{ATTRIBUTE, Note};
+use crate::dead_letter::Note;
 use crate::message::detail::detail;
-use crate::message::s3_event::{Judged, Parsed, Wanted, parse};
-use crate::message::{AttributeValue, Message, MessageId};
+use crate::message::{Message, MessageId};
+use crate::redrive::archive::Archived;
+use crate::redrive::archive::shelf::{LETTER_LIMIT, files_of};
+use crate::redrive::letter::MAX_RECEIVES;
 use crate::store::{StoreError, layout, read_all};
 
 /// Letters that are read, at most.
@@ -26,12 +27,8 @@ const READ_FOR: Duration = Duration::from_millis(1_200);
 const TOGETHER: usize = 16;
 /// Keys of one day that are counted: S3's page.
 const PAGE: usize = 1_000;
-/// A message of 1 MiB, its attributes and what JSON adds.
-const LETTER_LIMIT: usize = 8 * 1024 * 1024;
 /// What was given up on, and copies that were saved from the main queue.
 const FOLDERS: [&str; 2] = ["archive/dlq/", "archive/main/"];
-/// Of a message that SQS moved itself (design §8).
-const MAX_RECEIVES: &str = "max_receives";
 
 /// What is looked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,37 +46,20 @@ impl Sought {
     }
 }
 
-/// As it lies in the archive: what every version of the format has, and what is told of it.
-#[derive(Deserialize)]
-struct Stored {
-    message_id: String,
-    #[serde(default)]
-    note: Option<Note>,
-    body: String,
-    archived_at: Option<String>,
-    #[serde(default)]
-    reason: String,
-    #[serde(default)]
-    detail: String,
-    sent_at: Option<String>,
-    #[serde(default)]
-    saved: bool,
-}
-
-impl Stored {
-    fn letter(self, key: &str) -> Letter {
-        let key = key.to_owned();
-        let place = match (self.saved, &self.archived_at) {
-            (true, _) => Place::Saved { key },
-            (false, Some(_)) => Place::GivenUp { key },
-            (false, None) => Place::Envelope { key },
-        };
-        let at = self.archived_at.or(self.sent_at);
-        let told = Letter { at, ..letter(place, self.message_id, self.note.as_ref(), &self.body) };
-        let reason = if self.reason.is_empty() { told.reason } else { detail(&self.reason) };
-        let detail = if self.detail.is_empty() { told.detail } else { detail(&self.detail) };
-        Letter { reason, detail, at: told.at.or_else(|| Some(self.note?.last_failed_at)), ..told }
-    }
+/// As it lies in the archive.
+fn stored(archived: Archived, key: &str) -> Letter {
+    let key = key.to_owned();
+    let place = match (archived.saved, &archived.archived_at) {
+        (true, _) => Place::Saved { key },
+        (false, Some(_)) => Place::GivenUp { key },
+        (false, None) => Place::Envelope { key },
+    };
+    let Archived { message_id, note, body, archived_at, sent_at, .. } = archived;
+    let told = letter(place, message_id, note.as_ref(), &body);
+    let reason = if archived.reason.is_empty() { told.reason } else { detail(&archived.reason) };
+    let detail = if archived.detail.is_empty() { told.detail } else { detail(&archived.detail) };
+    let at = archived_at.or(sent_at).or_else(|| note.map(|note| note.last_failed_at));
+    Letter { reason, detail, at, ..told }
 }
 
 fn letter(place: Place, message_id: String, note: Option<&Note>, body: &str) -> Letter {
@@ -92,34 +72,15 @@ fn letter(place: Place, message_id: String, note: Option<&Note>, body: &str) -> 
         at: None,
         attempts: note.map(|note| note.attempts),
         redrives: note.map_or(0, |note| note.redrives),
-        files: files_in(body),
+        files: files_of(body).into_iter().map(|(bucket, key)| FileName { bucket, key }).collect(),
     }
 }
 
 /// A message of the dead-letter queue.
 pub(super) fn of_queue(message: &Message, sent_at: Option<String>) -> Letter {
-    let note: Option<Note> = match message.attributes.get(ATTRIBUTE).map(|attribute| &attribute.value) {
-        Some(AttributeValue::Text(text)) => serde_json::from_str(text).ok(),
-        Some(AttributeValue::Binary(_)) | None => None,
-    };
+    let note = Note::of(message);
     let at = note.as_ref().map(|note| note.last_failed_at.clone()).or(sent_at);
     Letter { at, ..letter(Place::DeadLetterQueue, message.id.0.clone(), note.as_ref(), &message.body) }
-}
-
-/// The files that a body names, in whatever shape, whoever may read them.
-fn files_in(body: &str) -> BTreeSet<FileName> {
-    // No source is listed: every change is told as one that is not allowed, with its file.
-    let Ok(Parsed::Changes(changes)) = parse(body, &Wanted::new(Vec::new(), String::new())) else {
-        return BTreeSet::new();
-    };
-    let name = |judged| match judged {
-        Judged::Process(change) | Judged::NotAllowed { change, .. } => {
-            Some(FileName { bucket: change.bucket, key: change.key })
-        }
-        Judged::Skip { bucket, key, .. } => Some(FileName { bucket, key }),
-        Judged::Malformed { .. } => None,
-    };
-    changes.into_iter().filter_map(name).collect()
 }
 
 /// Looks through the archive of these days, the newest first.
@@ -193,9 +154,9 @@ async fn through(ground: &Ground, sought: &Sought, days: &[String], until: Insta
 async fn one(ground: &Ground, key: String) -> Result<Option<(String, Letter)>, StoreError> {
     let Some(object) = ground.store.get(&ground.bucket, &key).await? else { return Ok(None) };
     let body = read_all(object, LETTER_LIMIT).await?;
-    let stored: Stored = serde_json::from_slice(&body)
+    let archived: Archived = serde_json::from_slice(&body)
         .map_err(|error| StoreError::Refused(format!("{key} is no letter of the archive: {error}")))?;
-    let letter = stored.letter(&key);
+    let letter = stored(archived, &key);
     Ok(Some((key, letter)))
 }
 
@@ -204,11 +165,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn stored(change: serde_json::Value) -> Letter {
+    fn told(change: serde_json::Value) -> Letter {
         let mut stored =
             json!({ "v": 1, "message_id": "d", "note": null, "body": "x", "attributes": {}, "group_id": null });
         stored.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        serde_json::from_value::<Stored>(stored).unwrap().letter("archive/dlq/2026-11-22/d.json")
+        super::stored(serde_json::from_value(stored).unwrap(), "archive/dlq/2026-11-22/d.json")
     }
 
     #[test]
@@ -216,32 +177,13 @@ mod tests {
         let key = || "archive/dlq/2026-11-22/d.json".to_owned();
         let note = json!({ "v": 1, "reason": "source_missing", "detail": "gone", "attempts": 5, "first_failed_at": "a",
             "last_failed_at": "b", "work_ids": [], "keys": ["k"], "source_queue": "q", "message_id": "m", "redrives": 3 });
-        let envelope = stored(json!({ "note": note }));
+        let envelope = told(json!({ "note": note }));
         assert_eq!((&envelope.place, envelope.at.as_deref()), (&Place::Envelope { key: key() }, Some("b")));
         assert_eq!((envelope.reason.as_str(), envelope.original_message_id.as_deref()), ("source_missing", Some("m")));
-        let given_up =
-            stored(json!({ "note": note, "archived_at": "c", "reason": "redriven", "detail": "three times" }));
+        let given_up = told(json!({ "note": note, "archived_at": "c", "reason": "redriven", "detail": "three times" }));
         assert_eq!((&given_up.place, given_up.at.as_deref()), (&Place::GivenUp { key: key() }, Some("c")));
         assert_eq!((given_up.reason.as_str(), given_up.redrives), ("redriven", 3));
-        let saved = stored(json!({ "archived_at": "c", "saved": true }));
+        let saved = told(json!({ "archived_at": "c", "saved": true }));
         assert_eq!((&saved.place, saved.reason.as_str()), (&Place::Saved { key: key() }, "max_receives"));
-    }
-
-    #[test]
-    fn the_files_of_a_body_are_known_whoever_may_read_them() {
-        let named = |body: &str| {
-            let files = files_in(body).into_iter();
-            files.map(|file| format!("{} {}", file.bucket, file.key)).collect::<Vec<_>>()
-        };
-        let record = |key: &str| {
-            json!({ "eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put",
-            "s3": { "bucket": { "name": "incoming" }, "object": { "key": key } } })
-        };
-        let event = json!({ "Records": [record("a+b.txt"), record("%E6%97%A5.txt")] });
-        assert_eq!(named(&event.to_string()), ["incoming a b.txt", "incoming 日.txt"]);
-        assert_eq!(named(r#"{"bucket":"incoming","key":"a+b.txt"}"#), ["incoming a+b.txt"]);
-        for none in ["", "no event", r#"{"Records":[]}"#] {
-            assert_eq!(named(none), Vec::<String>::new(), "{none}");
-        }
     }
 }

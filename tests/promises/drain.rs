@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sim::wires::{Wired, Wires};
 use crate::sim::worker::namespace;
-use crate::sim::{RESULTS, Record, SOURCE, Setup, Site, document_id, s3_event};
+use crate::sim::{RESULTS, Record, SOURCE, Setup, Site, World, document_id, s3_event};
 
 mod cut;
 mod guards;
@@ -58,6 +58,7 @@ impl Default for Typed {
                 max_backlog: 1_000,
                 canary: Duration::ZERO,
                 most_held: 10_000,
+                most_bytes: 64 << 20,
             },
             selection: Selection::default(),
             rate: 1_000,
@@ -94,17 +95,22 @@ fn look(store: Arc<dyn Store>, catalogue: Option<Arc<dyn Catalogue>>) -> Look {
     }
 }
 
-fn grip(site: &Site, who: &str, wires: &Arc<Wires>, most: usize) -> Hold {
-    let port = || Arc::new(Wired { wires: Arc::clone(wires), port: site.world.dead_letters.seen_by(who) });
-    Hold::new(Grip {
-        polling: port(),
-        settling: port(),
+/// Leases on a queue, for polls and settler alike.
+pub fn grip(world: &World, queue: Arc<dyn Queue>, most: usize, visibility: Duration) -> Grip {
+    Grip {
+        polling: Arc::clone(&queue),
+        settling: queue,
         most,
-        visibility: Duration::from_secs(120),
-        jitter: Jitter::seeded(site.world.seed),
-        clock: site.world.clock.lease_clock(),
+        visibility,
+        jitter: Jitter::seeded(world.seed),
+        clock: world.clock.lease_clock(),
         seat: Seat::Here,
-    })
+    }
+}
+
+fn hold(site: &Site, who: &str, wires: &Arc<Wires>, most: usize) -> Hold {
+    let port = Arc::new(Wired { wires: Arc::clone(wires), port: site.world.dead_letters.seen_by(who) });
+    Hold::new(grip(&site.world, port, most, Duration::from_secs(120)))
 }
 
 impl Operator {
@@ -135,7 +141,7 @@ impl Operator {
             ),
             side_path: Arc::new(SidePath { lane, parking, books: Arc::new(Books::default()) }),
             index: typed.search.then(|| search() as Arc<dyn Search>),
-            hold: grip(site, who, &wires, typed.limits.most_held + typed.limits.batch_size),
+            hold: hold(site, who, &wires, typed.limits.most_held + typed.limits.batch_size),
             dlq: queue(&site.world.dead_letters),
             main: queue(&site.world.queue),
             outbox: Outbox::new(queue(&site.world.queue), typed.rate),
@@ -187,7 +193,7 @@ pub async fn try_plan(site: &Site, sample: Option<usize>) -> Result<PlanReport, 
         rate: 100,
         main: site.world.queue.facts().await.unwrap(),
         dlq: site.world.dead_letters.facts().await.unwrap(),
-        sample: sample.map(|number| (grip(site, "planner", &wires, number + 10), number)),
+        sample: sample.map(|number| (hold(site, "planner", &wires, number), number)),
         clock: Arc::new(site.world.clock.clone()),
         stop: CancellationToken::new(),
     };

@@ -9,18 +9,17 @@ use quittance::dead_letter::{ATTRIBUTE, Note};
 use quittance::index::park::markers::Markers;
 use quittance::index::park::{Lot, Marker};
 use quittance::message::{Message, MessageId, ReceiptHandle};
-use quittance::pipeline::Seat;
 use quittance::queue::Outgoing;
 use quittance::redrive::archive::shelf::Shelf;
 use quittance::redrive::archive::{Archive, Archived};
-use quittance::redrive::hold::{Grip, Hold};
+use quittance::redrive::hold::Hold;
 use quittance::redrive::inspect::report::Report;
 use quittance::redrive::inspect::{Inspect, NoReport, html, show};
-use quittance::retry::Jitter;
 use serde_json::Value;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::drain::grip;
 use crate::sim::worker::namespace;
 use crate::sim::{EPOCH_MS, QueueAsk, RESULTS, SOURCE, StoreAsk, World, document_id};
 
@@ -87,16 +86,8 @@ fn errored(world: &World, key: &str, reason: &str) {
 }
 
 fn hold(world: &World, most: usize) -> Hold {
-    let queue = || Arc::new(world.dead_letters.seen_by("redrive"));
-    Hold::new(Grip {
-        polling: queue(),
-        settling: queue(),
-        most,
-        visibility: Duration::from_secs(120),
-        jitter: Jitter::seeded(1),
-        clock: world.clock.lease_clock(),
-        seat: Seat::Here,
-    })
+    let queue = Arc::new(world.dead_letters.seen_by("redrive"));
+    Hold::new(grip(world, queue, most, Duration::from_secs(120)))
 }
 
 fn inspect(world: &World, sample: Option<usize>) -> Inspect {
@@ -106,7 +97,7 @@ fn inspect(world: &World, sample: Option<usize>) -> Inspect {
         errored: Markers { store: store(), bucket: RESULTS.into(), namespace: namespace(), lot: Lot::Errored },
         dlq: Arc::new(world.dead_letters.seen_by("redrive")),
         dlq_url: "https://sqs/files-dlq".into(),
-        sample: sample.map(|most| (hold(world, most + 10), most)),
+        sample: sample.map(|most| (hold(world, most), most)),
         since_ms: None,
         until_ms: None,
         tenant_from: TenantFrom::Prefix(1),
@@ -286,7 +277,7 @@ async fn one_message_is_shown_from_the_archive_and_from_a_sample() {
     let shelf = Shelf { store: Arc::new(world.store.clone()), bucket: RESULTS.into() };
     let stop = CancellationToken::new();
     let ask = async |id: &str, sample: Option<usize>| {
-        let hold = sample.map(|most| (hold(&world, most + 10), most));
+        let hold = sample.map(|most| (hold(&world, most), most));
         let answer = show(&shelf, id, hold, &stop, &|_| {}).await.unwrap();
         (serde_json::from_str::<Value>(&answer.json).unwrap(), answer.code, answer.text)
     };

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::drain::grip;
 use super::replay::{marker, record};
 use crate::sim::worker::namespace;
 use crate::sim::{
@@ -37,7 +38,8 @@ fn trace(site: &Site) -> Trace {
 
 fn with_dlq(site: &Site, most: usize, stop: &CancellationToken) -> Trace {
     let queue = Arc::new(site.world.dead_letters.seen_by(ME));
-    Trace { dead_letters: Some(Peek { queue, most, stop: stop.clone() }), ..trace(site) }
+    let grip = grip(&site.world, queue.clone(), most, 30 * SECOND);
+    Trace { dead_letters: Some(Peek { queue, grip, most, stop: stop.clone() }), ..trace(site) }
 }
 
 fn file(key: &str) -> Target {

@@ -106,6 +106,12 @@ async fn r5_r6_queues_that_do_not_belong_together_are_refused_before_anything_is
         let refused = operator.clone().set("SQS_QUEUE_URL", queue).set("SQS_DLQ_URL", dlq).redrive(&drain);
         assert!(refused.code == 4 && refused.stderr.contains(says), "{says}: {refused:?}");
     }
+    // A file below a bucket that is not there looks like one that is gone, and would be archived.
+    let gone = operator.clone().set("SOURCE_BUCKETS", "gone-files").redrive(&drain);
+    assert!(
+        gone.code == 75 && gone.stderr.contains("SOURCE_BUCKETS") && gone.stderr.contains("gone-files"),
+        "{gone:?}"
+    );
     let paused = world.launch().redrive(&["pause", "--reason", "test"]);
     assert_eq!(paused.code, 0);
     let refused = operator.redrive(&drain);

@@ -22,6 +22,8 @@ const OLDEST: u64 = 60 * 86_400;
 /// Letters that may be held at once: SQS hands out 120,000 in all (SQS quotas, "In flight messages"), and the settler looks
 /// at all that it holds at every turn.
 const MOST_HELD: usize = 20_000;
+/// Of their bodies, in memory.
+const MOST_BYTES: usize = 512 << 20;
 
 pub(super) const PLAN_HELP: &str = "\
 Looks at both queues, the archive and the attempts, and says what a drain would do. Receives nothing; with
@@ -237,6 +239,7 @@ pub(super) fn convert(read: &Reader<'_>, args: &DrainArgs, allow_http: bool) -> 
             max_backlog: max_backlog?,
             canary: canary?,
             most_held: MOST_HELD,
+            most_bytes: MOST_BYTES,
         },
         rate: rate?,
         visibility: visibility?,

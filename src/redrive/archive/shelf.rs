@@ -3,6 +3,7 @@
 //! Promises that a walk never holds more than one page, that an object which is no letter of ours is told of and stops
 //! nobody, and that a letter is found by the id it was archived under and by its first one. Changes nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Archived, Source};
@@ -17,7 +18,7 @@ pub const PAGE: usize = 1_000;
 /// Letters read at once.
 pub const TOGETHER: usize = 16;
 /// A message of 1 MiB, each byte escaped or in base64, and what is written round it.
-const LETTER_LIMIT: usize = 8 * 1024 * 1024;
+pub const LETTER_LIMIT: usize = 8 * 1024 * 1024;
 const DAY_MS: u64 = 86_400_000;
 
 /// Which letters are wanted.
@@ -92,20 +93,23 @@ impl Archived {
     pub fn keys(&self) -> Vec<String> {
         match &self.note {
             Some(note) if !note.keys.is_empty() => note.keys.clone(),
-            Some(_) | None => keys_of(&self.body),
+            Some(_) | None => files_of(&self.body).into_iter().map(|(_bucket, key)| key).collect(),
         }
     }
 }
 
-/// The keys that a body names, whatever their buckets; none where it cannot be read.
-pub fn keys_of(body: &str) -> Vec<String> {
-    let Ok(Parsed::Changes(changes)) = parse(body, &Wanted::new(Vec::new(), String::new())) else { return Vec::new() };
-    let key = |judged: Judged| match judged {
-        Judged::Process(change) | Judged::NotAllowed { change, .. } => Some(change.key),
-        Judged::Skip { key, .. } => Some(key),
+/// The files that a body names, bucket and key, in whatever shape and whoever may read them; none where it cannot be read.
+pub fn files_of(body: &str) -> BTreeSet<(String, String)> {
+    // No source is listed: every change is told as one that is not allowed, with its file.
+    let Ok(Parsed::Changes(changes)) = parse(body, &Wanted::new(Vec::new(), String::new())) else {
+        return BTreeSet::new();
+    };
+    let file = |judged: Judged| match judged {
+        Judged::Process(change) | Judged::NotAllowed { change, .. } => Some((change.bucket, change.key)),
+        Judged::Skip { bucket, key, .. } => Some((bucket, key)),
         Judged::Malformed { .. } => None,
     };
-    changes.into_iter().filter_map(key).collect()
+    changes.into_iter().filter_map(file).collect()
 }
 
 /// An object under `archive/`, once read.
@@ -285,6 +289,24 @@ mod tests {
         ] {
             let days = ["2026-11-21", "2026-11-22", "2026-11-23"].map(|day| selection.has_day(day));
             assert_eq!(days, expected, "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_a_body_are_known_whoever_may_read_them() {
+        let named = |body: &str| {
+            let files = files_of(body).into_iter();
+            files.map(|file| format!("{} {}", file.0, file.1)).collect::<Vec<_>>()
+        };
+        let record = |key: &str| {
+            serde_json::json!({ "eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put",
+            "s3": { "bucket": { "name": "incoming" }, "object": { "key": key } } })
+        };
+        let event = serde_json::json!({ "Records": [record("a+b.txt"), record("%E6%97%A5.txt")] });
+        assert_eq!(named(&event.to_string()), ["incoming a b.txt", "incoming 日.txt"]);
+        assert_eq!(named(r#"{"bucket":"incoming","key":"a+b.txt"}"#), ["incoming a+b.txt"]);
+        for none in ["", "no event", r#"{"Records":[]}"#] {
+            assert_eq!(named(none), Vec::<String>::new(), "{none}");
         }
     }
 }

@@ -28,6 +28,21 @@ fn typed(change: impl FnOnce(&mut Limits)) -> Typed {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_held_is_bounded_in_bytes_whether_it_is_meant_or_not() {
+    let site = Site::new(20);
+    letters(&site, 300);
+    let mut small = typed(|limits| (limits.batch_size, limits.most_bytes) = (1_000, 20_000));
+    small.selection.tenants = vec!["nobody".into()];
+    let report = redrive(&site, &small).await;
+    assert!(matches!(report.end, End::TooManyAside { held } if held < 200), "{report:?}");
+    assert_eq!((report.code(), site.world.dead_letters.visible()), (3, 300), "all are back");
+    small.selection = Selection::default();
+    let report = redrive(&site, &small).await;
+    assert_eq!((report.tally.resent, report.end.clone()), (300, End::Emptied), "{report:?}");
+    assert!(report.tally.batches > 1, "no batch of all of them: {report:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_received_ahead_of_a_limit_is_put_back_and_is_no_failure() {
     let site = Site::new(1);
     letters(&site, 100);

@@ -206,6 +206,8 @@ async fn r7_a_plan_receives_nothing_and_a_sample_puts_all_of_it_back() {
     let report = plan(&site, None).await;
     assert_eq!((received(), report.received, report.visible, report.sample.is_none()), (0, 0, 60, true));
     assert!(report.text().contains("nothing was received"), "{}", report.text());
+    let report = plan(&site, Some(25)).await;
+    assert_eq!((report.received, site.world.dead_letters.visible()), (25, 60), "no more than was asked for");
     let report = plan(&site, Some(60)).await;
     let sample = report.sample.clone().unwrap();
     assert_eq!((report.received, sample.letters), (60, 60), "{report:?}");
