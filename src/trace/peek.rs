@@ -19,7 +19,7 @@ use crate::redrive::hold::{Grip, Hold};
 /// For all receives together.
 const LOOK_FOR: Duration = Duration::from_secs(5);
 /// Longer than the look, and short for one that is killed: then its messages come back by themselves.
-pub const HIDDEN: Duration = Duration::from_secs(30);
+pub(super) const HIDDEN: Duration = Duration::from_secs(30);
 /// Empty rounds of polls.
 const EMPTY: u32 = 2;
 
@@ -27,7 +27,7 @@ const EMPTY: u32 = 2;
 pub struct Peek {
     /// The dead-letter queue, for its counts.
     pub queue: Arc<dyn Queue>,
-    /// The same, for leases of [`HIDDEN`].
+    /// The same, for leases of 30 s.
     pub grip: Grip,
     /// Messages, at most.
     pub most: usize,
