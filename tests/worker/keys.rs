@@ -112,5 +112,6 @@ async fn a1_7_fifty_odd_keys_are_parked_under_their_very_bytes_without_opensearc
 
     let mut worker = world.launch().start().await;
     world.finds_exactly(&keys).await;
+    world.nothing_is_parked().await; // its marker goes after the document is found
     assert_eq!(worker.stop().await.of("replayed"), keys.len() as u64);
 }

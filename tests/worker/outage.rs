@@ -43,11 +43,7 @@ async fn everything_is_parked_and_a_worker_that_can_index_replays_it(without_ind
     let mut worker = world.launch().start().await;
     world.finds_exactly(files.keys().map(String::as_str)).await;
     world.finds(&spelt(3), "batch/003.txt").await;
-    eventually("no marker is left", LONG, async || {
-        let left = world.results_under("retry-index/").await;
-        holds(left.is_empty(), left)
-    })
-    .await;
+    world.nothing_is_parked().await;
     assert_eq!(world.results_under("errored-index/").await, Vec::<String>::new());
     let books = worker.stop().await;
     assert_eq!((books.of("received"), books.of("replayed")), (0, 8));
@@ -85,11 +81,7 @@ async fn what_was_deleted_while_parked_does_not_rise_again() {
     worker.stop().await;
 
     let mut worker = world.launch().start().await;
-    eventually("no marker is left", LONG, async || {
-        let left = world.results_under("retry-index/").await;
-        holds(left.is_empty(), left)
-    })
-    .await;
+    world.nothing_is_parked().await;
     world.finds_exactly(["stays.txt"]).await;
     assert!(world.search.by_phrase("axolotl").await.is_empty());
     worker.stop().await;

@@ -284,6 +284,15 @@ impl World {
         .await;
     }
 
+    /// Waits until no marker of a parked document is left.
+    pub async fn nothing_is_parked(&self) {
+        eventually("no marker is left", LONG, async || {
+            let left = self.results_under("retry-index/").await;
+            holds(left.is_empty(), left)
+        })
+        .await;
+    }
+
     /// Waits until a phrase finds this key and nothing else; the document.
     pub async fn finds(&self, phrase: &str, key: &str) -> Value {
         eventually(&format!("{phrase:?} finds {key:?} alone"), LONG, async || {
