@@ -7,6 +7,8 @@
 // All of this is test code, though clippy only sees the functions marked as tests as such.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../browser/mod.rs"]
+mod browser;
 mod converged;
 mod process;
 mod redrive;
