@@ -14,13 +14,13 @@ const STYLE: &str = "
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#5c6670;--line:#d5dae0;--a:#1f6feb;--b:#b45309;--c:#7c3aed}
 @media (prefers-color-scheme:dark){:root{--bg:#0f1318;--fg:#e4e8ec;--dim:#98a2ad;--line:#2c343d;--a:#58a6ff;--b:#f0a04b;--c:#b794f6}}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1rem;max-width:60rem;background:var(--bg);color:var(--fg);font:16px/1.45 system-ui,sans-serif}
+body{margin:0 auto;padding:1rem;max-width:60rem;overflow-wrap:anywhere;background:var(--bg);color:var(--fg);font:16px/1.45 system-ui,sans-serif}
 h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .3rem;border-top:1px solid var(--line);padding-top:1rem}
 h3{font-size:1rem;margin:1.2rem 0 .3rem}p{margin:.3rem 0}.dim{color:var(--dim)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem;margin:.8rem 0}
 .card{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem}.card b{display:block;font-size:1.5rem}
 .rows{display:grid;grid-template-columns:minmax(8rem,2fr) 3fr auto;gap:.25rem .7rem;align-items:center}
-.rows span{overflow-wrap:anywhere}.rows .name{white-space:pre-wrap}.rows .n{text-align:right;font-variant-numeric:tabular-nums}
+.rows .name{white-space:pre-wrap}.rows .n{text-align:right;font-variant-numeric:tabular-nums}
 .rows svg{width:100%;height:.9rem;display:block}
 .chart{width:100%;height:9rem;display:block;border-bottom:1px solid var(--line)}
 .axis{display:flex;justify-content:space-between;font-size:.85rem;color:var(--dim);gap:1rem}
