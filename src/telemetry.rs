@@ -4,7 +4,6 @@
 //! `version` and `namespace`, and that a fact keeps the name and fields of `events`. Decides nothing.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -15,6 +14,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use crate::clock::{SystemClock, WallClock as _, rfc3339};
 use crate::config::LogFormat;
 use crate::message::detail::printable;
+use crate::terminal;
 
 /// Longest free text in a line.
 const TEXT: usize = 2048;
@@ -33,8 +33,7 @@ pub fn install(format: LogFormat, level: &str, identity: Identity) {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
     // The libraries only speak up when something is wrong; their warnings name no message.
     let wanted = Targets::new().with_target("quittance", level).with_default(LevelFilter::ERROR);
-    let lines =
-        Lines { format, identity, write: |line: &str| drop(std::io::stderr().lock().write_all(line.as_bytes())) };
+    let lines = Lines { format, identity, write: terminal::log };
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(wanted));
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
         std::panic::set_hook(Box::new(|panic| {

@@ -15,6 +15,7 @@ mod redrive;
 mod relay;
 mod search;
 mod stories;
+mod terminal;
 mod waiting;
 mod world;
 
@@ -30,6 +31,7 @@ mod keys;
 mod main_job;
 mod migrate;
 mod newest;
+mod operator;
 mod outage;
 mod overwrite;
 mod parked;
