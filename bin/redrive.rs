@@ -13,7 +13,7 @@ use quittance::start::{self, CannotStart};
 use quittance::store::StoreError;
 use quittance::store::s3::{self, S3Store};
 use quittance::telemetry::{self, Identity};
-use quittance::terminal::page;
+use quittance::terminal::{Page, page, say};
 use quittance::trace;
 use quittance::upkeep::command;
 
@@ -28,21 +28,21 @@ fn main() -> ExitCode {
     let config = match RedriveConfig::from_args(&args, &Surroundings::of_process()) {
         Ok(config) => config,
         Err(mistakes) => {
-            eprintln!("{mistakes}");
+            say(&mistakes.to_string());
             return ExitCode::from(exit::EX_CONFIG);
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("redrive: cannot start: {error}");
+            say(&format!("redrive: cannot start: {error}"));
             return ExitCode::from(exit::EX_TEMPFAIL);
         }
     };
     match runtime.block_on(run(config)) {
         Ok(code) => ExitCode::from(code),
         Err(cannot) => {
-            eprintln!("redrive: {cannot}");
+            say(&format!("redrive: {cannot}"));
             ExitCode::from(cannot.code)
         }
     }
@@ -75,12 +75,8 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
             let aws = start::aws().await?;
             let store = Arc::new(S3Store::new(s3::client(&aws)));
             let file = PauseFile { store, bucket: place.results_bucket };
-            let on_a_terminal = std::io::stderr().is_terminal() && !json;
-            let tell = |line: &str| {
-                if on_a_terminal {
-                    eprint!("{line}");
-                }
-            };
+            let progress = Page::new(json);
+            let tell = |line: &str| progress.line(line);
             let by = format!("redrive parked by {}", whoami());
             let answer = start::parked::parked(order, namespace, &file, &aws, by, &tell).await?;
             page(if json { &answer.json } else { &answer.text });

@@ -19,6 +19,7 @@ pub mod letter;
 pub mod look;
 pub mod pair;
 pub mod plan;
+mod progress;
 pub mod report;
 pub mod select;
 mod watch;

@@ -4,7 +4,6 @@
 //! `version` and `namespace`, and that a fact keeps the name and fields of `events`. Decides nothing.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -16,6 +15,7 @@ use tracing_subscriber::reload;
 use crate::clock::{SystemClock, WallClock as _, rfc3339};
 use crate::config::LogFormat;
 use crate::message::detail::printable;
+use crate::terminal;
 
 /// Longest free text in a line.
 const TEXT: usize = 2048;
@@ -41,8 +41,7 @@ fn wanted(level: &str) -> Targets {
 /// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names.
 pub fn install(format: LogFormat, level: &str, identity: Identity) -> Dial {
     let (wanted_now, dial) = reload::Layer::new(wanted(level));
-    let lines =
-        Lines { format, identity, write: |line: &str| drop(std::io::stderr().lock().write_all(line.as_bytes())) };
+    let lines = Lines { format, identity, write: terminal::log };
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(wanted_now));
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
         std::panic::set_hook(Box::new(|panic| {

@@ -56,6 +56,8 @@ def check(arguments):
     lines = missing_for_tests()
     if arguments == ["--demo"]:
         lines = [line for line in lines if line not in missing_for_search()]
+    if arguments != ["--demo"] and not find.browser():
+        lines.append(find.no_browser())
     lines += find.missing_for_building(linting=arguments != ["--demo"])
     return refuse(lines) if lines else 0
 

@@ -1,4 +1,4 @@
-"""Where interpreters live: Python, a JDK, Maven, cargo, a Docker daemon.
+"""Where interpreters live: Python, a JDK, Maven, a browser, cargo, a Docker daemon.
 
 Promises: looks in PATH, in the usual variables and in the usual folders, not only under one name; what is
 missing is named in one line that says how to install it. Installs nothing and starts nothing that stays.
@@ -16,6 +16,7 @@ EX_UNAVAILABLE = 69  # something that has to be installed first is missing
 OLDEST_PYTHON = (3, 13)  # LocalStack 4.14 installs on older ones and then cannot load s3 and sqs
 OLDEST_JDK = 21          # OpenSearch 3
 OLDEST_RUST = (1, 95)
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 class Missing(Exception):
@@ -86,6 +87,21 @@ def no_java():
 def no_maven():
     return ("Maven is missing (it fetches OpenSearch, the first time only): install the package maven, "
             "or set MAVEN_HOME")
+
+
+def browser():
+    """A Chromium for the tests of pages, or None. tests/browser/mod.rs looks in the same places."""
+    named = os.environ.get("QUITTANCE_BROWSER")
+    if named:
+        return shutil.which(named)
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def no_browser():
+    if os.environ.get("QUITTANCE_BROWSER"):
+        return f"QUITTANCE_BROWSER={os.environ['QUITTANCE_BROWSER']} is not a program"
+    return ("a browser is missing (pages are tested in one): install the package chromium-headless-shell or chromium, or "
+            "Google Chrome, or set QUITTANCE_BROWSER")
 
 
 def cargo():

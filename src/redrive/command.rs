@@ -18,6 +18,7 @@ use super::hold::{self, Grip, Hold};
 use super::look::Look;
 use super::pair::{Pair, Refusal};
 use super::plan::{NoPlan, Plan};
+use super::progress::{self, Pace};
 use super::report::Tally;
 use super::select::Selection;
 use crate::books::Books;
@@ -36,7 +37,7 @@ use crate::retry::Jitter;
 use crate::start::begin::{Begin, begin};
 use crate::start::{self, CannotStart, Queues, stop_on_interrupt};
 use crate::store::s3::{self, S3Store};
-use crate::terminal::{Page, out, page, shell};
+use crate::terminal::{Page, out, page, say, shell};
 use crate::upkeep::command::Place;
 use crate::upkeep::outbox::Outbox;
 
@@ -71,11 +72,11 @@ impl Site {
             if place.json {
                 out(&json!({ "ended": "refused", "why": why }).to_string());
             }
-            eprintln!("redrive: refused: {why}{fix}");
+            say(&format!("redrive: refused: {why}{fix}"));
             return Ok(Err(exit::EX_REFUSED));
         }
         for warning in pair.warnings() {
-            eprintln!("redrive: {warning}");
+            say(&format!("redrive: {warning}"));
         }
         let others = pair.others(&config.allow_unpaired);
         let store = Arc::new(S3Store::new(s3::client(&aws)));
@@ -196,7 +197,7 @@ pub async fn drain(config: DrainConfig, place: Place, run_id: String) -> Result<
         stop: site.stop.clone(),
         paused,
     };
-    let mut bar = Bar { page: Page::new(place.json), began: Instant::now() };
+    let mut bar = Bar { page: Page::new(place.json), began: Instant::now(), pace: Pace::default() };
     let report = run.run(&mut bar).await.map_err(|broken| CannotStart::missing(broken.to_string()))?;
     bar.page.close();
     let code = report.code();
@@ -229,25 +230,13 @@ fn again(typed: impl Iterator<Item = String>) -> String {
 struct Bar {
     page: Page,
     began: Instant,
+    pace: Pace,
 }
 
 impl Sink for Bar {
     fn progress(&mut self, tally: &Tally, about: u64, doing: &str) {
-        let done = tally.decided();
-        let rate = done as f64 / self.began.elapsed().as_secs_f64().max(0.001);
-        let left = about.saturating_sub(done + tally.unmatched);
-        let eta = match rate {
-            rate if rate > 0.0 => format!("{:.0} s left", left as f64 / rate),
-            _ => "…".to_owned(),
-        };
-        let width = 20;
-        let full = (done * width).checked_div(about).unwrap_or(0).min(width);
-        let bar: String = (0..width).map(|at| if at < full { '#' } else { '.' }).collect();
-        let doing = if doing.is_empty() { eta } else { doing.to_owned() };
-        self.page.line(&format!(
-            "[{bar}] {done} of {about}: {} resent, {} archived, {} left; {rate:.0}/s, {doing}",
-            tally.resent, tally.archived, tally.left
-        ));
+        let rate = self.pace.at(self.began.elapsed(), tally.decided());
+        self.page.line(&progress::line(tally, about, rate, doing, self.page.columns()));
     }
 }
 

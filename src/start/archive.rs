@@ -26,7 +26,7 @@ use crate::redrive::archive::{Archive, Archived, Source};
 use crate::retry::Jitter;
 use crate::settle::{Desk, Failures};
 use crate::store::s3::{self, S3Store};
-use crate::terminal::{KEY_CHARS, Page, out, page};
+use crate::terminal::{KEY_CHARS, Page, out, page, say};
 use crate::upkeep::command::Place;
 use crate::upkeep::outbox::Outbox;
 use crate::upkeep::{Ended, Trouble};
@@ -214,20 +214,20 @@ fn ending(ended: &Ended, paused: bool, well: bool) -> u8 {
         Ended::Complete if well => exit::EX_OK,
         Ended::Complete => exit::EX_PARTIAL,
         Ended::Interrupted if paused => {
-            eprintln!(
-                "redrive: the fleet was paused meanwhile (redrive status); to go on: redrive resume, then the same command"
+            say(
+                "redrive: the fleet was paused meanwhile (redrive status); to go on: redrive resume, then the same command",
             );
             exit::EX_PARTIAL
         }
         Ended::Interrupted => {
-            eprintln!("redrive: interrupted; to go on: the same command, what is done is done");
+            say("redrive: interrupted; to go on: the same command, what is done is done");
             exit::EX_INTERRUPTED
         }
         Ended::Sick(why) => {
-            eprintln!(
+            say(&format!(
                 "redrive: {}; to go on: the same command, what is done is done",
                 printable(&detail(why), KEY_CHARS)
-            );
+            ));
             exit::EX_TEMPFAIL
         }
     }

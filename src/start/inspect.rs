@@ -21,7 +21,7 @@ use crate::redrive::hold::{self, Grip, Hold};
 use crate::redrive::inspect::{Inspect, NoReport, html, show};
 use crate::retry::Jitter;
 use crate::store::s3::{self, S3Store};
-use crate::terminal::{Page, page};
+use crate::terminal::{Page, page, say};
 use crate::upkeep::command::Place;
 
 /// Looks, and says what it saw.
@@ -96,7 +96,7 @@ pub async fn inspect(config: InspectConfig, place: Place) -> Result<u8, CannotSt
 fn no_report(none: &NoReport) -> Result<u8, CannotStart> {
     match none {
         NoReport::Interrupted => {
-            eprintln!("redrive: interrupted; what was received is returned");
+            say("redrive: interrupted; what was received is returned");
             Ok(exit::EX_INTERRUPTED)
         }
         NoReport::Sick(why) => Err(CannotStart::missing(why.clone())),

@@ -59,8 +59,8 @@ pub async fn parked(
             }
             let stop = stop_on_interrupt()?;
             let answer =
-                lots.reset(key_prefix.as_deref(), &stop, &|number| tell(&format!("\r{number} parked again "))).await;
-            tell("\r\x1b[K");
+                lots.reset(key_prefix.as_deref(), &stop, &|number| tell(&format!("{number} parked again"))).await;
+            tell("");
             Ok(answer)
         }
         ParkedOrder::Replay { search, budget } => {
@@ -76,7 +76,7 @@ pub async fn parked(
 async fn show(all: u64, books: &Books, tell: &(dyn Fn(&str) + Sync)) -> Infallible {
     loop {
         tokio::time::sleep(PROGRESS).await;
-        tell(&format!("\r{} of {all} replayed ", books.snapshot(false).replayed));
+        tell(&format!("{} of {all} replayed", books.snapshot(false).replayed));
     }
 }
 
@@ -123,6 +123,6 @@ async fn replay(
     };
     let now = Now { replayer, pauses, stop };
     let answer = tokio::select! { biased; answer = now.run(&holder) => answer, never = show(all, &books, tell) => match never {} };
-    tell("\r\x1b[K");
+    tell("");
     Ok(answer)
 }

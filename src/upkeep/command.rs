@@ -26,7 +26,7 @@ use crate::queue::sqs::{self, SqsQueue};
 use crate::start::begin::{Begin, begin};
 use crate::start::{self, CannotStart, stop_on_interrupt};
 use crate::store::s3::{self, S3Store};
-use crate::terminal::{KEY_CHARS, Page, out, shell};
+use crate::terminal::{KEY_CHARS, Page, out, say, shell};
 
 /// What every upkeep command knows.
 pub struct Place {
@@ -253,21 +253,23 @@ fn told(tally: &reconcile::Tally, repairs: bool) -> String {
 
 /// `paused`: cancelled when it was a pause that stopped the run.
 fn ending(ended: &Ended, paused: &CancellationToken, on: Option<String>, well: bool) -> u8 {
-    let say = |why: &str| eprintln!("redrive: {why}; to go on: {}", on.as_deref().unwrap_or_default());
+    let stopped = |why: &str| say(&format!("redrive: {why}; to go on: {}", on.as_deref().unwrap_or_default()));
     match ended {
         Ended::Complete if well => exit::EX_OK,
         Ended::Complete => exit::EX_PARTIAL,
         Ended::Interrupted if paused.is_cancelled() => {
             let on = on.as_deref().unwrap_or_default();
-            eprintln!("redrive: the fleet was paused meanwhile (redrive status); to go on: redrive resume, then {on}");
+            say(&format!(
+                "redrive: the fleet was paused meanwhile (redrive status); to go on: redrive resume, then {on}"
+            ));
             exit::EX_PARTIAL
         }
         Ended::Interrupted => {
-            say("interrupted");
+            stopped("interrupted");
             exit::EX_INTERRUPTED
         }
         Ended::Sick(why) => {
-            say(&detail(why));
+            stopped(&detail(why));
             exit::EX_TEMPFAIL
         }
     }

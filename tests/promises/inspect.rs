@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::drain::grip;
+use crate::browser::{Browser, inspection};
 use crate::sim::worker::namespace;
 use crate::sim::{EPOCH_MS, QueueAsk, RESULTS, SOURCE, StoreAsk, World, document_id};
 
@@ -270,6 +271,103 @@ async fn the_page_runs_nothing_and_loads_nothing_whatever_a_key_says() {
             && page.contains("prefers-color-scheme:dark")
     );
     assert!(page.contains("width=device-width") && page.matches("<rect").count() > 20);
+}
+
+/// Of the names that a reader sees on the page: letters of ours with text of theirs.
+const HOSTILE_NAMES: [(&str, &str); 6] = [
+    ("<img src=x onerror=\"window.ran=1;alert(1)\">", "<img src=x onerror=\"window.ran=1;alert(1)\">"),
+    ("</span></div><script>window.ran=1<", "</span></div><script>window.ran=1<"),
+    ("a\"'&amp;&lt;  two  spaces", "a\"'&amp;&lt;  two  spaces"),
+    ("two\nlines\u{202e}txt.exe", "two\\nlines\\u{202e}txt.exe"),
+    (
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{645}\u{631}\u{62d}\u{628}\u{627}",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{645}\u{631}\u{62d}\u{628}\u{627}",
+    ),
+    ("{{constructor.constructor('window.ran=1')()}}", "{{constructor.constructor('window.ran=1')()}}"),
+];
+
+#[tokio::test(start_paused = true)]
+#[ignore = "needs a browser: make test"]
+async fn in_a_real_browser_the_page_shows_what_json_says_offline_on_a_phone_in_light_and_dark_and_runs_nothing() {
+    let world = prepare().await;
+    for (raw, _) in HOSTILE_NAMES {
+        // Of any depth: the folder and the tenant are what comes before the first slash.
+        let key = format!("{}/b.txt", raw.replace('/', "\u{2044}"));
+        dead(&world, &key, Some(&note("limit", raw, &key, 1)));
+        errored(&world, &key, &format!("{raw}: {raw}"));
+    }
+    give_up_on(&world, "long", "k", note("malformed", &"no-space-in-it".repeat(30), &"日本語".repeat(90), 2)).await;
+    sleep(3 * HOUR).await;
+    dead(&world, "late/1.txt", None);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.html");
+    let mut browser = Browser::start();
+    // Sampled or not, over hours or over days, and with nothing to show at all.
+    let empty = World::new(2);
+    for (name, inspect) in [
+        ("inspect-sampled", inspect(&world, Some(100))),
+        ("inspect-unsampled", inspect(&world, None)),
+        ("inspect-since", Inspect { since_ms: Some(EPOCH_MS + 20 * HOUR_MS), ..inspect(&world, Some(100)) }),
+        ("inspect-empty", inspect(&empty, Some(10))),
+    ] {
+        let (told, mut report) = told(inspect).await;
+        // As long as they can be, and without a place to break.
+        report.results_bucket = "b".repeat(63);
+        report.queue.url = format!("https://sqs.ap-northeast-1.amazonaws.com/123456789012/{}", "q".repeat(80));
+        std::fs::write(&file, html::page(&report)).unwrap();
+        inspection::shows(&mut browser, &file, &told);
+        if name == "inspect-sampled" {
+            let words = browser.words();
+            for (_, shown) in HOSTILE_NAMES {
+                let shown = shown.replace('/', "\u{2044}");
+                assert!(words.contains(&shown), "{shown} is not in {words}");
+            }
+        }
+        browser.looks_well(name);
+        if let Some(pictures) = std::env::var_os("QUITTANCE_PICTURES") {
+            for (scheme, width) in [("light", 360), ("light", 1100), ("dark", 500), ("dark", 1100)] {
+                browser.scheme(scheme);
+                browser.resize(width, 900);
+                browser.picture(&std::path::Path::new(&pictures).join(format!("{name}-{scheme}-{width}.png")));
+            }
+        }
+        assert_eq!(browser.ask("typeof window.ran"), "undefined", "a script ran");
+        assert_eq!(browser.troubles(), [""; 0]);
+    }
+}
+
+#[test]
+#[ignore = "needs a browser: make test"]
+fn the_browser_tells_of_every_trouble_that_a_page_can_have_and_clicks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("page.html");
+    let mut browser = Browser::start();
+    let mut open = |body: &str| {
+        std::fs::write(&file, format!("<!DOCTYPE html><html style='background:#fff'>{body}</html>")).unwrap();
+        browser.open_file(&file);
+        (browser.troubles().join("\n"), browser.too_wide().join("\n"), browser.faint())
+    };
+    assert_eq!(open("<p>well</p>"), (String::new(), String::new(), (Vec::new(), 1)));
+    for (body, says) in [
+        ("<script>fetch('http://192.0.2.1/x').catch(() => 0)</script>", "a request to http://192.0.2.1/x"),
+        ("<img src='https://example.com/a.png'>", "a request to https://example.com/a.png"),
+        ("<img src='other.png'>", "a request to file://"),
+        ("<script>alert('here')</script>", "a dialog: \"here\""),
+        ("<script>null.x</script>", "a script failed"),
+        ("<script>console.error('oh')</script>", "oh"),
+        ("<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\"><script>1</script>", "violates"),
+    ] {
+        let (troubles, ..) = open(body);
+        assert!(troubles.contains(says), "{body}: {troubles}");
+    }
+    assert!(open("<p style='width:3000px'>wide</p>").1.contains("px wide"));
+    assert!(open("<p style='width:3em;overflow:hidden'>cutcutcutcutcut</p>").1.contains("cutcut"));
+    let (faint, all) =
+        open("<p style='color:#999'>pale</p><svg><rect fill='#eee' width=9 height=9 /></svg><p>well</p>").2;
+    assert_eq!((faint.len(), all), (2, 3), "{faint:?}");
+    open("<button onclick='this.textContent=\"clicked\"'>click</button>");
+    browser.click("button");
+    browser.until("document.querySelector('button').textContent === 'clicked'");
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,3 +39,6 @@ mod upkeep;
 
 #[path = "../sim/mod.rs"]
 mod sim;
+
+#[path = "../browser/mod.rs"]
+mod browser;

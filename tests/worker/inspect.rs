@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::browser::{Browser, inspection};
 use crate::waiting::{LONG, eventually, holds};
 use crate::world::World;
 
@@ -56,6 +57,9 @@ async fn the_dead_the_archived_and_the_errored_are_told_apart_and_nothing_is_mov
     assert!(
         page.starts_with("<!DOCTYPE html>") && page.contains("&lt;script&gt;alert(1)") && !page.contains("<script")
     );
+    let mut browser = Browser::start();
+    inspection::shows(&mut browser, &file, &sampled);
+    browser.looks_well("inspect-of-the-stack");
 
     let text = redrive(&["inspect", "--since", "1h"]);
     assert!(text.code == 0 && text.stdout.contains("nothing was received"), "{text:?}");

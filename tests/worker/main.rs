@@ -7,6 +7,8 @@
 // All of this is test code, though clippy only sees the functions marked as tests as such.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../browser/mod.rs"]
+mod browser;
 mod converged;
 mod notify;
 mod process;
@@ -14,6 +16,7 @@ mod redrive;
 mod relay;
 mod search;
 mod stories;
+mod terminal;
 mod waiting;
 mod world;
 
@@ -29,6 +32,7 @@ mod keys;
 mod main_job;
 mod migrate;
 mod newest;
+mod operator;
 mod outage;
 mod overwrite;
 mod parked;

@@ -92,6 +92,14 @@ impl Launch {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// Starts a command of `redrive` as leader of a session on the terminal that its stdin is, if it is one: as a login
+    /// shell does it, so that Ctrl-C reaches it, and SIGHUP when the terminal goes away.
+    #[allow(dead_code)] // by `tests/kill`, which shares this file
+    pub fn spawn_redrive_leading(&self, arguments: &[&str], [stdin, stdout, stderr]: [Stdio; 3]) -> Child {
+        let mut command = self.command(Path::new("setsid"), &["--ctty", env!("CARGO_BIN_EXE_redrive")]);
+        command.args(arguments).stdin(stdin).stdout(stdout).stderr(stderr).spawn().unwrap()
+    }
+
     fn run_program(&self, program: &Path, arguments: &[&str]) -> Output {
         let mut command = self.command(program, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -21,7 +21,7 @@ fn is_receive(head: &Head) -> bool {
 }
 
 /// Into the DLQ, as SQS does it: body and nothing else.
-async fn dead(world: &World, bodies: &[String]) -> Vec<String> {
+pub async fn dead(world: &World, bodies: &[String]) -> Vec<String> {
     let mut ids = Vec::new();
     for some in bodies.chunks(10) {
         let entry = |(n, body): (usize, &String)| {
@@ -38,7 +38,7 @@ async fn dead(world: &World, bodies: &[String]) -> Vec<String> {
 }
 
 /// Files that are there, and the events that were lost on the way.
-async fn lost(world: &World, number: usize) -> (BTreeSet<String>, Vec<String>) {
+pub async fn lost(world: &World, number: usize) -> (BTreeSet<String>, Vec<String>) {
     let files = text_files(number);
     world.put_all(&files).await;
     let bodies = files.keys().map(|key| json!({ "bucket": world.source, "key": key }).to_string()).collect();

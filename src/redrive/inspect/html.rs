@@ -14,19 +14,21 @@ const STYLE: &str = "
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#5c6670;--line:#d5dae0;--a:#1f6feb;--b:#b45309;--c:#7c3aed}
 @media (prefers-color-scheme:dark){:root{--bg:#0f1318;--fg:#e4e8ec;--dim:#98a2ad;--line:#2c343d;--a:#58a6ff;--b:#f0a04b;--c:#b794f6}}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1rem;max-width:60rem;background:var(--bg);color:var(--fg);font:16px/1.45 system-ui,sans-serif}
+body{margin:0 auto;padding:1rem;max-width:60rem;overflow-wrap:anywhere;background:var(--bg);color:var(--fg);font:16px/1.45 system-ui,sans-serif}
 h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .3rem;border-top:1px solid var(--line);padding-top:1rem}
 h3{font-size:1rem;margin:1.2rem 0 .3rem}p{margin:.3rem 0}.dim{color:var(--dim)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem;margin:.8rem 0}
 .card{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem}.card b{display:block;font-size:1.5rem}
 .rows{display:grid;grid-template-columns:minmax(8rem,2fr) 3fr auto;gap:.25rem .7rem;align-items:center}
-.rows span{overflow-wrap:anywhere}.rows .n{text-align:right;font-variant-numeric:tabular-nums}
+.rows .name{white-space:pre-wrap}.rows .n{text-align:right;font-variant-numeric:tabular-nums}
 .rows svg{width:100%;height:.9rem;display:block}
 .chart{width:100%;height:9rem;display:block;border-bottom:1px solid var(--line)}
 .axis{display:flex;justify-content:space-between;font-size:.85rem;color:var(--dim);gap:1rem}
 .key{display:inline-block;width:.8rem;height:.8rem;border-radius:.15rem;margin:0 .3rem 0 .8rem;vertical-align:-.05rem}.nowrap{white-space:nowrap}
 .dlq{fill:var(--a);background:var(--a)}.archive{fill:var(--b);background:var(--b)}.errored{fill:var(--c);background:var(--c)}
-@media (max-width:32rem){.rows{grid-template-columns:1fr auto}.rows .name{grid-column:1/-1;margin-top:.4rem}}
+/* A phone: name and number on one line, the bar below them. */
+@media (max-width:32rem){.rows{grid-template-columns:1fr auto;grid-auto-flow:dense;row-gap:.1rem}
+.rows .name{grid-column:1;margin-top:.4rem}.rows .n{grid-column:2;align-self:end}.rows svg{grid-column:1/-1;height:.6rem}}
 ";
 
 /// The page.
