@@ -21,7 +21,7 @@ use crate::redrive::archive::restore::{self, Restore};
 use crate::redrive::archive::save::{self, MOST_MESSAGES, Save};
 use crate::redrive::archive::shelf::Shelf;
 use crate::redrive::archive::{Archive, Archived, Source};
-use crate::redrive::hold::{self, Grip, Hold, LEASE};
+use crate::redrive::hold::{self, Grip, Hold};
 use crate::retry::Jitter;
 use crate::store::s3::{self, S3Store};
 use crate::terminal::{KEY_CHARS, Page, out, page};
@@ -67,7 +67,7 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
                     Some(Outbox::new(Arc::new(SqsQueue::new(client, url)), *rate))
                 }
             };
-            let run = Restore { shelf, outbox, selection: wanted.selection(now), most, stop };
+            let run = Restore { shelf, outbox, selection: wanted.selection(now), most, began_ms: now, stop };
             let mut listener = Restored { page: Page::new(place.json), dry };
             let restore::Report { tally, ended } = run.run(&mut listener).await;
             listener.page.close();
@@ -79,7 +79,7 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
             }
             Ok(ending(&ended, paused.is_cancelled(), tally.is_well()))
         }
-        ArchiveOrder::Save { source, queue_url, dlq_url, remove, most } => {
+        ArchiveOrder::Save { source, queue_url, dlq_url, remove, visibility, most } => {
             let stop = stop_on_interrupt()?;
             let client = sqs::settling_client(&aws);
             let url = match source {
@@ -95,7 +95,7 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
                 polling: queue(sqs::polling_client(&aws, hold::WAIT)),
                 settling: queue(sqs::settling_client(&aws)),
                 most: MOST_MESSAGES,
-                visibility: LEASE,
+                visibility,
                 jitter: Jitter::from_entropy(),
                 clock: LeaseClock::of_system(),
                 seat: Seat::OwnThread,
@@ -161,12 +161,13 @@ impl save::Sink for Saved {
 }
 
 fn restored(tally: &restore::Tally, dry: bool) -> String {
-    let restore::Tally { looked_at, sent, twice, refused, envelopes, unwanted, unreadable, gone, .. } = tally;
+    let restore::Tally { looked_at, sent, twice, refused, envelopes, unwanted, later, unreadable, gone, .. } = tally;
     let verb = if dry { "would be sent back" } else { "sent back" };
     let mut text = format!("{looked_at} letters looked at: {sent} {verb}, {unwanted} not selected");
     for (number, what) in [
         (*twice, "were archived twice and sent once"),
         (*envelopes, "are envelopes of letters in the dead-letter queue"),
+        (*later, "were archived since it began: for another run"),
         (*gone, "were restored by somebody else meanwhile"),
         (*unreadable, "could not be read"),
         (*refused, "were refused by the queue and stay"),

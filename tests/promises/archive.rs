@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use quittance::clock::WallClock as _;
 use quittance::dead_letter::{ATTRIBUTE, Note};
 use quittance::message::{AttributeValue, Message, MessageAttribute, MessageId, ReceiptHandle};
 use quittance::queue::{Outgoing, Queue};
@@ -24,6 +25,8 @@ use crate::sim::life::Life;
 use crate::sim::wires::{Wired, Wires};
 use crate::sim::{ModelQueue, RESULTS, Setup, Site, World, until};
 
+mod beside;
+mod hostile;
 mod listed;
 mod restore_cut;
 mod returned;
@@ -69,6 +72,7 @@ impl Process {
             outbox: Some(Outbox::new(self.queue(&world.queue), 1_000)),
             selection,
             most: None,
+            began_ms: world.clock.unix_ms(),
             stop: CancellationToken::new(),
         }
     }

@@ -32,14 +32,16 @@ const FAILED_ROUNDS: u32 = 4;
 const POLL_AGAIN: Duration = Duration::from_secs(1);
 /// Objects in a row that could not be written, each for a reason of its own: it is everybody's.
 const UNSAVED_IN_A_ROW: u32 = 20;
-/// Deletes not acknowledged yet with which it goes on; and leases in a row that ended without one, with which it does not:
-/// their messages come back, and would be saved in a circle until SQS moves them to the DLQ.
+/// Deletes not acknowledged yet with which it goes on: their leases are kept, for hours.
 const UNDELETED: u64 = 200;
+/// With more than that for so long and not one acknowledged, SQS is called sick; and so it is when as many leases end in a
+/// row, for those messages come back, and would be saved in a circle until SQS moves them to the DLQ.
+const UNDELETED_FOR: Duration = Duration::from_secs(300);
 /// SQS's counts are approximate, and right within a minute when nobody sends: looks at them, and between two.
 const LOOKS: u32 = 4;
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Held at once, at most. SQS's limit of messages in flight is about 120,000 and others have theirs; and the settler looks
-/// at all that it holds at every turn, and extends each every 40 s.
+/// at all that it holds at every turn, and extends each at a third of its lease.
 pub const MOST_MESSAGES: usize = 20_000;
 /// Bodies that are held at once, but for one round of polls; more messages than that are for another run, or for
 /// `--remove`.
@@ -133,15 +135,24 @@ struct Deletes {
     acknowledged: u64,
     /// Leases lost when the last one was acknowledged.
     lost_before: u64,
+    /// Since when too many wait.
+    waiting: Option<Instant>,
 }
 
 impl Deletes {
-    /// Leases that have ended in a row without an acknowledged delete.
-    fn lost_in_a_row(&mut self, books: &BooksLine) -> u64 {
+    /// Whether to wait for more of them; the error is SQS's sickness.
+    fn wait(&mut self, books: &BooksLine, undeleted: u64) -> Result<bool, Trouble> {
         if books.deleted > self.acknowledged {
-            (self.acknowledged, self.lost_before) = (books.deleted, books.lease_lost);
+            *self = Self { acknowledged: books.deleted, lost_before: books.lease_lost, waiting: None };
         }
-        books.lease_lost - self.lost_before
+        let lost = books.lease_lost - self.lost_before;
+        let waits = undeleted > UNDELETED;
+        let since = self.waiting.filter(|_| waits).or_else(|| waits.then(Instant::now));
+        self.waiting = since;
+        if lost >= UNDELETED || since.is_some_and(|since| since.elapsed() >= UNDELETED_FOR) {
+            return Err(Trouble::Sick(format!("SQS: {} deletes were not acknowledged", lost + undeleted)));
+        }
+        Ok(waits)
     }
 }
 
@@ -264,13 +275,14 @@ impl Run<'_> {
         if most.min(seats) == 0 || self.held_bytes >= MOST_BYTES {
             return Ok(Room::None);
         }
-        let books = self.of.hold.books();
-        let lost = if self.of.remove { self.deletes.lost_in_a_row(&books) } else { 0 };
-        if lost >= UNDELETED {
-            return Err(Trouble::Sick(format!("SQS: {lost} deletes were not acknowledged")));
+        if self.of.remove {
+            let books = self.of.hold.books();
+            let undeleted = books.in_flight.saturating_sub(self.held.len() as u64);
+            if self.deletes.wait(&books, undeleted)? {
+                return Ok(Room::Wait);
+            }
         }
-        let undeleted = books.in_flight.saturating_sub(self.held.len() as u64);
-        Ok(if undeleted > UNDELETED { Room::Wait } else { Room::For(most.min(seats)) })
+        Ok(Room::For(most.min(seats)))
     }
 
     /// All of a round at once. The error is everybody's; the round is counted first.

@@ -1,6 +1,6 @@
 //! A queue that is saved: each message is seen once and given back, or deleted after its object is durable (P3).
 
-use quittance::queue::BatchSize;
+use quittance::queue::{BatchSize, Refusal};
 use quittance::store::StoreError;
 
 use super::*;
@@ -122,4 +122,57 @@ async fn a_limit_and_a_stop_end_a_save_with_the_rest_untouched() {
     };
     let report = process.save(&site, stopped).await.unwrap();
     assert_eq!((report.ended, report.tally.received), (Ended::Interrupted, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_delete_is_acknowledged_a_save_ends_and_does_not_go_round() {
+    let site = Site::new(11);
+    fill(&site.world, 1_500);
+    site.world.queue.faults(|faults| faults.delete = Faults { fail_before: 1.0, ..Faults::default() });
+    let process = Process::new(&site);
+    let report = process.save(&site, |save| save.remove = true).await.unwrap();
+    assert!(matches!(&report.ended, Ended::Sick(why) if why.contains("deletes were not acknowledged")), "{report:?}");
+    assert!(report.books.balanced && report.tally.removed == 0, "{report:?}");
+    let live = site.world.queue.live();
+    let most = live.iter().map(|(_, _, count)| *count).max();
+    assert_eq!((live.len(), most), (1_500, Some(1)), "none was received twice for nothing");
+
+    // Taken, and not: SQS says that each receipt is not ours.
+    let site = Site::new(12);
+    fill(&site.world, 1_500);
+    let refusal = Refusal { code: "ReceiptHandleIsInvalid".into(), sender_fault: true };
+    site.world.queue.faults(|faults| {
+        faults.next_entries = (0..1_500).map(|_| Some(refusal.clone())).collect();
+    });
+    let process = Process::new(&site);
+    let report = process.save(&site, |save| save.remove = true).await.unwrap();
+    assert!(matches!(report.ended, Ended::Sick(_)) && report.tally.lease_lost >= 200, "{report:?}");
+    assert!(report.tally.received < 500 && site.world.queue.live().len() == 1_500, "{report:?}");
+}
+
+#[test]
+fn a_save_beside_workers_deletes_nothing_and_lets_go_of_all() {
+    crate::sim::for_seeds(0..20, |seed| async move {
+        let site = Site::new(seed);
+        let keys: Vec<String> = (0..150).map(|n| format!("files/{n}.txt")).collect();
+        for key in &keys {
+            site.world.queue.put(crate::drain::event(&site, key));
+        }
+        let slow = Faults { latency: (Duration::ZERO, SECOND), ..Faults::default() };
+        site.world.store.faults(|faults| faults.all(&slow));
+        site.world.queue.faults(|faults| {
+            faults.all(&slow);
+            (faults.reorder, faults.redeliver_early, faults.refuse_entry) = (true, 0.03, 0.03);
+        });
+        let worker = site.start("worker", &Setup::default());
+        let process = Process::new(&site);
+        let report = process.save(&site, |_| ()).await.unwrap();
+        assert!(report.ended == Ended::Complete && report.tally.removed == 0, "seed {seed}: {report:?}");
+        assert_eq!(report.tally.unsaved, 0, "seed {seed}");
+        assert!(report.tally.saved > 0, "seed {seed}: it got its share");
+        site.until_empty().await;
+        worker.stop().await;
+        assert!(site.world.dead_letters.is_empty(), "seed {seed}");
+        assert!(keys.iter().all(|key| crate::drain::is_indexed(&site, key)), "seed {seed}: the workers got theirs");
+    });
 }
