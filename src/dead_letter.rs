@@ -18,6 +18,8 @@ use crate::store::{Store, layout};
 
 /// Name of the one attribute this project adds.
 pub const ATTRIBUTE: &str = "Quittance";
+/// Of the attribute's JSON.
+pub const VERSION: u32 = 1;
 
 /// The attribute's JSON (design §8).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,6 +49,13 @@ impl Note {
     pub fn of(message: &Message) -> Option<Self> {
         let AttributeValue::Text(text) = &message.attributes.get(ATTRIBUTE)?.value else { return None };
         serde_json::from_str(text).ok()
+    }
+
+    /// The version of an attribute that a later release of ours wrote: after a rollback it is met by this one.
+    pub fn foreign_version(message: &Message) -> Option<u64> {
+        let AttributeValue::Text(text) = &message.attributes.get(ATTRIBUTE)?.value else { return None };
+        let version = serde_json::from_str::<serde_json::Value>(text).ok()?.get("v")?.as_u64()?;
+        (version > u64::from(VERSION)).then_some(version)
     }
 
     /// The attribute that says it.
@@ -243,6 +252,7 @@ mod tests {
             receive_count: 1,
             sent_at_ms: None,
             group_id: None,
+            moved_from: None,
         }
     }
 

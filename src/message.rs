@@ -69,6 +69,8 @@ pub struct Message {
     pub sent_at_ms: Option<u64>,
     /// `MessageGroupId`, allowed on standard queues too (fair queues).
     pub group_id: Option<String>,
+    /// `DeadLetterQueueSourceArn`: the queue that SQS itself moved it from; none where it was sent.
+    pub moved_from: Option<String>,
 }
 
 /// Scope of all ids; `[a-z0-9-]{1,32}`, one per worker.

@@ -5,11 +5,13 @@
 //! worker's own settler.
 
 mod act;
+mod ahead;
 pub mod archive;
 pub mod audit;
 pub mod command;
 pub mod decide;
 pub mod drain;
+pub mod expiry;
 mod gather;
 pub mod hold;
 pub mod inspect;

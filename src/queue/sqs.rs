@@ -121,6 +121,7 @@ impl Queue for SqsQueue {
             .message_system_attribute_names(System::ApproximateReceiveCount)
             .message_system_attribute_names(System::SentTimestamp)
             .message_system_attribute_names(System::MessageGroupId)
+            .message_system_attribute_names(System::DeadLetterQueueSourceArn)
             .send()
             .await
             .map_err(judge)?;
@@ -303,6 +304,7 @@ fn message(received: SqsMessage) -> Option<Message> {
             .map_or(1, |count| u32::try_from(count.max(1)).unwrap_or(u32::MAX)),
         sent_at_ms: number(System::SentTimestamp),
         group_id: system.get(&System::MessageGroupId).cloned(),
+        moved_from: system.get(&System::DeadLetterQueueSourceArn).cloned(),
     })
 }
 

@@ -24,6 +24,8 @@ use super::look::Look;
 
 /// Largest record read.
 const RECORD_LIMIT: usize = 64 * 1024 * 1024;
+/// Messages sent within a batch until the main queue is looked at again; fewer where fewer may wait in it.
+const LOOK_EVERY: u64 = 500;
 /// One record into the index, or parked.
 const BRING_LIMIT: Duration = Duration::from_secs(120);
 
@@ -83,16 +85,23 @@ impl Run {
     }
 
     async fn send(&mut self, items: &mut [Item], sends: &[usize]) {
+        // Before the first, the batch itself has looked.
+        let (mut unlooked, mut full) = (0, None);
         for places in sends.chunks(self.of.outbox.batch()) {
+            if unlooked >= LOOK_EVERY.min(self.of.limits.max_backlog) && full.is_none() {
+                (unlooked, full) = (0, self.until_there_is_room().await.err());
+            }
             // The fleet stands still within seconds, and a batch may last hours at a low rate.
-            if self.of.paused.is_cancelled() {
+            let paused = self.of.paused.is_cancelled().then(|| PAUSED.to_owned());
+            if let Some(why) = paused.or_else(|| full.clone()) {
                 for at in places {
                     if let Some(item) = items.get_mut(*at) {
-                        item.did = Did::Left(PAUSED.to_owned());
+                        item.did = Did::Left(why.clone());
                     }
                 }
                 continue;
             }
+            unlooked += places.len() as u64;
             let (mut outgoing, mut live): (Vec<Outgoing>, Vec<usize>) = (Vec::new(), Vec::new());
             for at in places {
                 let Some(item) = items.get_mut(*at) else { continue };

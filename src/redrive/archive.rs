@@ -273,6 +273,7 @@ mod tests {
             receive_count: 7,
             sent_at_ms: Some(1_795_305_600_123),
             group_id: Some("tenant-7".into()),
+            moved_from: None,
         }
     }
 

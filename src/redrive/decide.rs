@@ -105,6 +105,8 @@ pub struct History {
     pub denied: bool,
     /// An eleventh attribute would be one too many.
     pub full: bool,
+    /// Its note is of this version, which is none of ours.
+    pub newer: Option<u64>,
     /// The operator wants finished work done again (`--force`). Version order stands: a newer record still wins.
     pub force: bool,
 }
@@ -125,6 +127,10 @@ pub fn decide(works: &[Work], history: History) -> Action {
     }
     if works.iter().any(owed) {
         return match history {
+            // Its count of redrives is not ours to read: it would be sent back for ever.
+            History { newer: Some(version), .. } => {
+                Action::Leave(format!("its attribute is of version {version}: use the redrive of that release"))
+            }
             History { redrives, .. } if redrives >= MOST_REDRIVES => {
                 Action::Archive(Hopeless::RedrivenTooOften(redrives))
             }
@@ -194,6 +200,10 @@ mod tests {
             (of(1, true), Action::Resend),
             (of(2, true), Action::Archive(Hopeless::Denied)),
             (History { full: true, ..History::default() }, Action::Archive(Hopeless::NoRoom)),
+            (
+                History { newer: Some(2), ..History::default() },
+                Action::Leave("its attribute is of version 2: use the redrive of that release".into()),
+            ),
         ];
         for (history, expected) in table {
             assert_eq!(decide(&[Work::Owed], history), expected, "{history:?}");

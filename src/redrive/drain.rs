@@ -4,7 +4,7 @@
 //! work is done, and after the audit of its batch; killed anywhere and run again, the end is that of one clean run. Sends
 //! a few first and looks whether they are worked on (`watch`). Knows no terminal and no flags.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use super::act::{Did, Item, lines};
 use super::archive::Archive;
 use super::audit::Audit;
 use super::decide::decide;
+use super::expiry::Expiry;
 use super::hold::Hold;
 use super::letter::Letter;
 use super::look::Look;
@@ -44,8 +45,6 @@ pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(10);
 pub(super) const AGAIN: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(30) };
 /// Sick for so long, and the run ends.
 pub(super) const SICK_FOR: Duration = Duration::from_secs(600);
-/// Deletes not acknowledged yet (or a batch of them, if that is more), with which it goes on.
-const UNDELETED: u64 = 100;
 /// Between two looks at the first ones.
 const CANARY_LOOKS: Duration = Duration::from_secs(1);
 
@@ -131,6 +130,8 @@ pub(super) struct Run {
     pub(super) waiting: VecDeque<Held>,
     pub(super) watched: Watched,
     pub(super) trouble: Option<String>,
+    /// Of the ids that were named, those that have not been met.
+    pub(super) missing: BTreeSet<String>,
 }
 
 impl Drain {
@@ -140,6 +141,7 @@ impl Drain {
             Ok(Ok(facts)) => facts.visible + facts.in_flight + facts.delayed,
             Ok(Err(_)) | Err(_) => 0,
         };
+        let missing = self.selection.message_ids.iter().cloned().collect();
         let mut run = Run {
             watched: Watched::new(self.audit.run_id.clone()),
             of: self,
@@ -148,18 +150,23 @@ impl Drain {
             aside: Vec::new(),
             waiting: VecDeque::new(),
             trouble: None,
+            missing,
         };
         let end = run.until_end(sink).await;
-        let Run { of, mut tally, aside, waiting, trouble, .. } = run;
+        let Run { of, mut tally, aside, waiting, trouble, missing, .. } = run;
         tally.ahead += waiting.len() as u64;
-        let Drain { hold, dlq, audit, .. } = of;
-        let waiting = waiting.into_iter().map(|Held { lease, .. }| lease);
-        tally.close(&hold.end(aside.into_iter().chain(waiting).collect()).await?);
-        let left_in_dlq = match tokio::time::timeout(LOOK_LIMIT, dlq.facts()).await {
-            Ok(Ok(facts)) => Some(facts.visible + facts.in_flight + facts.delayed),
+        let Drain { hold, dlq, audit, clock, .. } = of;
+        let stay: Vec<Lease> = aside.into_iter().chain(waiting.into_iter().map(|Held { lease, .. }| lease)).collect();
+        let oldest = stay.iter().filter_map(|lease| lease.message().sent_at_ms).min();
+        tally.close(&hold.end(stay).await?);
+        let facts = match tokio::time::timeout(LOOK_LIMIT, dlq.facts()).await {
+            Ok(Ok(facts)) => Some(facts),
             Ok(Err(_)) | Err(_) => None,
         };
-        Ok(Report { run_id: audit.run_id, end, adds_up: tally.adds_up(), tally, left_in_dlq, trouble })
+        let left_in_dlq = facts.as_ref().map(|facts| facts.visible + facts.in_flight + facts.delayed);
+        let first_expires = oldest.zip(facts).map(|(sent, facts)| Expiry::of(sent, facts.retention, clock.unix_ms()));
+        let (run_id, adds_up, missing) = (audit.run_id, tally.adds_up(), missing.into_iter().collect());
+        Ok(Report { run_id, end, adds_up, tally, left_in_dlq, first_expires, missing, trouble })
     }
 }
 
@@ -174,6 +181,9 @@ impl Run {
             let left = max_messages.map_or(u64::MAX, |most| most.saturating_sub(self.tally.decided()));
             if left == 0 || max_batches.is_some_and(|most| self.tally.batches >= most) {
                 return End::Limit;
+            }
+            if self.has_met_all_that_were_named() && self.waiting.is_empty() {
+                return End::Found;
             }
             if let Some(end) = self.too_many_aside() {
                 return end;
@@ -206,6 +216,11 @@ impl Run {
         }
     }
 
+    /// `--message-id`: what else is in the queue need not be received.
+    pub(super) fn has_met_all_that_were_named(&self) -> bool {
+        !self.of.selection.message_ids.is_empty() && self.missing.is_empty()
+    }
+
     fn bouncing(&self) -> Option<End> {
         self.watched.is_bouncing().map(|(came_back, of)| End::Bouncing { came_back, of })
     }
@@ -224,50 +239,6 @@ impl Run {
             biased;
             () = self.of.stop.cancelled() => false,
             () = sleep(time) => true,
-        }
-    }
-
-    /// Nothing is received while it could not be acted upon: the index is sick, or the main queue is full.
-    async fn until_all_are_well(&mut self, sink: &mut dyn Sink) -> Result<(), End> {
-        let (began, mut looks) = (Instant::now(), 0);
-        loop {
-            let (why, is_trouble) = match self.trouble_ahead().await {
-                Ahead::Nothing => return Ok(()),
-                Ahead::Full(waiting) => (format!("{waiting} wait in the main queue"), false),
-                Ahead::Sick(why) => (why, true),
-            };
-            if is_trouble && began.elapsed() >= SICK_FOR {
-                return Err(End::Sick { why });
-            }
-            sink.progress(&self.tally, self.about, &format!("waiting: {why}"));
-            if !self.rest(AGAIN.wait(looks, &self.of.jitter)).await {
-                return Err(self.stopped().unwrap_or(End::Interrupted));
-            }
-            looks += 1;
-        }
-    }
-
-    async fn trouble_ahead(&self) -> Ahead {
-        // What is not deleted is met again by the next run, and sent again.
-        let in_hand = (self.aside.len() + self.waiting.len()) as u64;
-        let undeleted = self.of.hold.books().in_flight.saturating_sub(in_hand);
-        if undeleted > UNDELETED.max(self.of.limits.batch_size as u64) {
-            return Ahead::Sick(format!("the dead-letter queue: {undeleted} deletes are not acknowledged"));
-        }
-        if let Some(index) = &self.of.index {
-            match tokio::time::timeout(LOOK_LIMIT, index.probe()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Ahead::Sick(format!("OpenSearch: {error}")),
-                Err(_) => return Ahead::Sick(format!("OpenSearch: no answer within {LOOK_LIMIT:?}")),
-            }
-        }
-        match tokio::time::timeout(LOOK_LIMIT, self.of.main.facts()).await {
-            Ok(Ok(facts)) if facts.visible + facts.delayed > self.of.limits.max_backlog => {
-                Ahead::Full(facts.visible + facts.delayed)
-            }
-            Ok(Ok(_)) => Ahead::Nothing,
-            Ok(Err(error)) => Ahead::Sick(format!("the main queue: {error}")),
-            Err(_) => Ahead::Sick(format!("the main queue: no answer within {LOOK_LIMIT:?}")),
         }
     }
 
@@ -354,10 +325,4 @@ async fn judged(of: &Drain, Held { lease, letter }: Held) -> Item {
     let history = letter.history(of.limits.force, &of.audit.run_id, &of.source_queue);
     let action = decide(&known.works, history);
     Item { lease, letter, action, unindexed: known.unindexed, did: Did::Left(String::new()) }
-}
-
-enum Ahead {
-    Nothing,
-    Full(u64),
-    Sick(String),
 }

@@ -46,12 +46,15 @@ impl Run {
                     troubles += 1;
                 }
             }
-            if self.is_full() {
+            if self.is_full() || self.has_met_all_that_were_named() {
                 break;
             }
         }
         if self.waiting.is_empty() {
-            return Err(End::TooManyAside { held: self.aside.len() });
+            return Err(match self.has_met_all_that_were_named() {
+                true => End::Found, // it was met, and is back within this run
+                false => End::TooManyAside { held: self.aside.len() },
+            });
         }
         Ok(self.waiting.drain(..size.min(self.waiting.len())).collect())
     }
@@ -62,10 +65,14 @@ impl Run {
         let number = leases.len();
         for lease in leases {
             let letter = Letter::read(Arc::clone(lease.message()), &self.of.look.wanted);
+            let matches = self.of.selection.matches(&letter, &self.of.tenant_from, self.of.clock.unix_ms());
+            if matches {
+                self.missing.retain(|id| *id != letter.message.id.0 && *id != letter.first_id().0);
+            }
             if self.watched.came_back(&letter) {
                 self.tally.came_back += 1;
                 self.aside.push(lease);
-            } else if self.of.selection.matches(&letter, &self.of.tenant_from, self.of.clock.unix_ms()) {
+            } else if matches {
                 self.waiting.push_back(Held { lease, letter });
             } else {
                 self.tally.unmatched += 1;

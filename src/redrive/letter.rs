@@ -60,6 +60,13 @@ impl Letter {
         self.note.as_ref().map_or_else(|| self.message.id.clone(), |note| MessageId(note.message_id.clone()))
     }
 
+    /// ARN of the queue it comes from, as far as anybody says: SQS's word, where it moved the letter by itself, or the
+    /// worker's that sent it here.
+    pub fn source_queue(&self) -> Option<&str> {
+        let noted = || self.note.as_ref().map(|note| note.source_queue.as_str());
+        self.message.moved_from.as_deref().or_else(noted)
+    }
+
     /// The redrive run that sent it last.
     pub fn run(&self) -> Option<&str> {
         self.note.as_ref().and_then(|note| note.run.as_deref())
@@ -87,6 +94,7 @@ impl Letter {
             redrives: note.map_or(0, |note| note.redrives),
             denied: note.is_some_and(|note| note.reason == DeadLetterReason::Denied.as_str()),
             full: self.back(run, source_queue).is_none(),
+            newer: Note::foreign_version(&self.message),
             force,
         }
     }

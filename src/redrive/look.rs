@@ -133,7 +133,12 @@ impl Look {
         if let Some(record) = ranked(Seen::Unread) {
             return Ok(durable(record));
         }
-        let there = match self.head(&change.bucket, &change.key).await {
+        let head = self.head(&change.bucket, &change.key).await;
+        // A "folder" of the console, or one that is gone: the workers skip it, and nothing would ever tell that they did.
+        let is_folder = record.is_none() && change.key.ends_with('/');
+        let there = match head {
+            Ok(Some(head)) if is_folder && head.size == 0 => return Ok(Found::Known(Work::Nothing)),
+            Ok(None) if is_folder && change.operation == Operation::Removed => return Ok(Found::Known(Work::Nothing)),
             Ok(head) => head.is_some(),
             // Whether it is there is not ours to see: the worker finds out, and says so.
             Err(StoreError::Denied(_) | StoreError::Archived(_)) => true,

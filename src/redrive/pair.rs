@@ -80,10 +80,8 @@ impl Pair {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if let [first, ..] = self.others(&[]).as_slice() {
-            warnings.push(format!(
-                "the dead-letter queue is that of {first} too: letters that say that they are of another queue are put \
-                 back, those that SQS moved by itself do not say it, and are taken for ours"
-            ));
+            warnings
+                .push(format!("the dead-letter queue is that of {first} too: letters of another queue are put back"));
         }
         if let (Some(next), times) = (&self.dlq.dead_letter_arn, self.dlq.max_receive_count.unwrap_or(0)) {
             warnings.push(format!(
@@ -154,6 +152,18 @@ mod tests {
             assert_eq!(named.is_some(), pair.main.arn == pair.dlq.arn, "{named:?}");
             assert_eq!(pair.refusal(&[arn("x")]), refusal, "another name allows nothing");
         }
+    }
+
+    #[test]
+    fn r15_a_dead_letter_queue_that_has_one_of_its_own_is_told_and_drained_all_the_same() {
+        let mut chain = pair();
+        (chain.dlq.dead_letter_arn, chain.dlq.max_receive_count) = (Some(arn("last")), Some(7));
+        let warnings = chain.warnings();
+        assert_eq!(chain.refusal(&[]), None);
+        assert!(
+            matches!(&warnings[..], [one] if one.contains(&arn("last")) && one.contains("7 times")),
+            "{warnings:?}"
+        );
     }
 
     #[test]

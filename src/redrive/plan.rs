@@ -11,7 +11,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{WallClock, rfc3339};
+use crate::clock::WallClock;
 use crate::config::TenantFrom;
 use crate::queue::{QueueError, QueueFacts};
 use crate::settle::SettlerBroken;
@@ -19,6 +19,7 @@ use crate::store::{Store, StoreError};
 
 use super::decide::{Action, decide};
 use super::drain::TOGETHER;
+use super::expiry::{Expiry, time};
 use super::hold::Hold;
 use super::letter::Letter;
 use super::look::Look;
@@ -62,10 +63,8 @@ pub struct Sampled {
     pub unmatched: u64,
     /// By reason and by what would be done.
     pub by_reason: BTreeMap<String, BTreeMap<&'static str, u64>>,
-    /// When SQS takes the first of them, RFC 3339.
-    pub first_expires_at: Option<String>,
-    /// Until then, seconds; negative: any moment.
-    pub first_expires_in_s: Option<i64>,
+    /// When SQS deletes the first of them.
+    pub first_expires: Option<Expiry>,
 }
 
 /// A plan.
@@ -174,9 +173,7 @@ impl Plan {
         if let Some(error) = trouble.filter(|_| sampled.letters == 0) {
             return Err(error.into());
         }
-        let expires = first.map(|sent| sent.saturating_add(report.retention_s.saturating_mul(1_000)));
-        sampled.first_expires_at = expires.map(rfc3339);
-        sampled.first_expires_in_s = expires.map(|at| (at as i64).saturating_sub(clock.unix_ms() as i64) / 1_000);
+        sampled.first_expires = first.map(|sent| Expiry::of(sent, dlq.retention, clock.unix_ms()));
         report.sample = Some(sampled);
         Ok(report)
     }
@@ -246,23 +243,9 @@ impl PlanReport {
         if sample.unmatched > 0 {
             page += &format!("  {:>7}           not selected\n", sample.unmatched);
         }
-        match (sample.first_expires_in_s, &sample.first_expires_at) {
-            (Some(left), _) if left <= 0 => page += "the first of them expires ANY MOMENT\n",
-            (Some(left), Some(at)) => {
-                page += &format!("the first of them expires in {} ({at})\n", time(left.unsigned_abs()));
-            }
-            (Some(_), None) | (None, _) => {}
+        if let Some(first) = &sample.first_expires {
+            page += &format!("SQS deletes the first of them {}\n", first.text());
         }
         page
-    }
-}
-
-/// `3 d 4 h`, `5 min`, `12 s`.
-fn time(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
     }
 }

@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::expiry::Expiry;
+
 use crate::books::BooksLine;
 use crate::config::exit;
 use crate::message::detail::detail;
+use crate::terminal::shell;
 
 /// How a run ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -19,6 +22,8 @@ pub enum End {
     Emptied,
     /// `--max-batches` or `--max-messages`.
     Limit,
+    /// All that were named by their ids have been met.
+    Found,
     /// Ctrl-C, SIGTERM, a dropped terminal.
     Interrupted,
     /// The fleet was paused.
@@ -134,6 +139,10 @@ pub struct Report {
     pub adds_up: bool,
     /// In the DLQ at the end, as SQS says approximately; `None`: it does not say.
     pub left_in_dlq: Option<u64>,
+    /// When the first of those that were met and stay is taken by SQS (R11).
+    pub first_expires: Option<Expiry>,
+    /// Ids that were asked for and not met.
+    pub missing: Vec<String>,
     /// What the first that was left said.
     pub trouble: Option<String>,
 }
@@ -147,8 +156,12 @@ impl Report {
             End::Interrupted => exit::EX_INTERRUPTED,
             End::Sick { .. } => exit::EX_TEMPFAIL,
             End::Paused | End::Bouncing { .. } | End::Unanswered { .. } | End::TooManyAside { .. } => exit::EX_PARTIAL,
-            End::Emptied | End::Limit if left + came_back + lease_lost.saturating_sub(*twins) > 0 => exit::EX_PARTIAL,
-            End::Emptied | End::Limit => exit::EX_OK,
+            End::Emptied | End::Limit | End::Found
+                if left + came_back + lease_lost.saturating_sub(*twins) + self.missing.len() as u64 > 0 =>
+            {
+                exit::EX_PARTIAL
+            }
+            End::Emptied | End::Limit | End::Found => exit::EX_OK,
         }
     }
 
@@ -188,13 +201,19 @@ impl Report {
         if let Some(left) = self.left_in_dlq {
             page += &format!("about {left} in the DLQ now; audit: redrive/{}/\n", self.run_id);
         }
+        if let Some(first) = &self.first_expires {
+            page += &format!("of those that were put back SQS deletes the first {}\n", first.text());
+        }
+        for id in &self.missing {
+            page += &format!("not met: {}; what it became: redrive trace {}\n", detail(id), shell(id));
+        }
         page += &self.ending(again);
         page
     }
 
     fn ending(&self, again: &str) -> String {
         match &self.end {
-            End::Emptied => String::new(),
+            End::Emptied | End::Found => String::new(),
             End::Limit => format!("stopped at the limit that was asked for; to go on: {again}\n"),
             End::Interrupted => format!("interrupted after a whole batch; to go on: {again}\n"),
             End::Paused => format!("the fleet was paused (redrive status); to go on: redrive resume, then {again}\n"),

@@ -22,7 +22,7 @@ pub struct Selection {
     pub newer_than_ms: Option<u64>,
     /// One of these ids: its own, or the one it was first sent under.
     pub message_ids: Vec<String>,
-    /// Not of these queues, by ARN: they have their own workers. A letter that SQS moved itself does not say whose it is.
+    /// Not of these queues, by ARN: they have their own workers.
     pub not_of: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ impl Selection {
             keys.iter().any(|key| tenant(tenant_from, key, &letter.message).as_deref() == Some(wanted.as_str()))
         };
         let first = letter.first_id();
-        let of_others = letter.note.as_ref().is_some_and(|note| not_of.contains(&note.source_queue));
+        let of_others = letter.source_queue().is_some_and(|source| not_of.iter().any(|other| other == source));
         !of_others
             && any(reasons, &|reason| reason == letter.reason())
             && any(tenants, &of_tenant)
@@ -64,7 +64,7 @@ mod tests {
 
     const NOW: u64 = 1_795_358_754_000;
 
-    fn letter(body: &str, attribute: Option<&str>) -> Letter {
+    fn letter(body: &str, attribute: Option<&str>, moved_from: Option<&str>) -> Letter {
         let value = attribute
             .map(|text| MessageAttribute { data_type: "String".into(), value: AttributeValue::Text(text.into()) });
         let message = Message {
@@ -75,6 +75,7 @@ mod tests {
             receive_count: 1,
             sent_at_ms: Some(NOW - 5_000),
             group_id: None,
+            moved_from: moved_from.map(str::to_owned),
         };
         Letter::read(Arc::new(message), &Wanted::new(vec![Source::parse("incoming").unwrap()], "results".into()))
     }
@@ -89,9 +90,9 @@ mod tests {
             "last_failed_at":"2026-11-22T14:44:54.000Z","work_ids":[],"keys":["acme/a.txt"],"source_queue":"q",
             "message_id":"m1","redrives":1}"#;
         let body = r#"{"bucket":"incoming","key":"acme/a.txt"}"#;
-        let ours = letter(body, Some(note));
-        let moved = letter(body, None);
-        let broken = letter("{", Some(note));
+        let ours = letter(body, Some(note), None);
+        let moved = letter(body, None, Some("r"));
+        let broken = letter("{", Some(note), Some("r"));
         let list = |text: &str| vec!["x".to_owned(), text.to_owned()];
         // ours, moved by SQS, of a body that cannot be read
         let table = [
@@ -110,7 +111,8 @@ mod tests {
             (Selection { newer_than_ms: Some(30_000), ..only() }, [false, true, false], "the other way round"),
             (Selection { message_ids: list("m1"), ..only() }, [true, false, true], "the first id"),
             (Selection { message_ids: list("m2"), ..only() }, [true; 3], "its own id"),
-            (Selection { not_of: list("q"), ..only() }, [false, true, false], "another queue's, where it says so"),
+            (Selection { not_of: list("q"), ..only() }, [false, true, true], "another queue's, by its worker"),
+            (Selection { not_of: list("r"), ..only() }, [true, false, false], "another queue's, by SQS itself"),
             (Selection { not_of: list("p"), ..only() }, [true; 3], "of no queue but those"),
             (
                 Selection { reasons: list("denied"), key_prefix: Some("b".into()), ..only() },

@@ -115,6 +115,7 @@ async fn a_message_arrives_byte_for_byte(bed: &Bed) {
     assert_eq!(got.id, id);
     assert_eq!(got.receive_count, 1);
     assert!(got.sent_at_ms.is_some_and(|ms| ms > 1_700_000_000_000));
+    assert_eq!(got.moved_from, None);
     assert_eq!(Outgoing { body: got.body, attributes: got.attributes, group_id: got.group_id }, sent);
 }
 
@@ -210,6 +211,7 @@ async fn a_message_received_too_often_moves_to_the_dead_letters(bed: &Bed) {
     nothing_for(&*bed.queue, Duration::from_secs(2)).await; // the move happens on receive
     let dead = next(&*bed.dead_letters, LONG).await;
     assert_eq!((dead.id, dead.body, dead.attributes), (id, sent.body, sent.attributes));
+    assert_eq!(dead.moved_from, Some(bed.queue.facts().await.unwrap().arn), "whose letter it is");
 }
 
 async fn facts_tell_the_policy_and_the_counts(bed: &Bed) {

@@ -168,6 +168,7 @@ fn letter(n: usize, note: Option<&Note>) -> Message {
         receive_count: 1,
         sent_at_ms: Some(1_795_305_600_000),
         group_id: Some("tenant".into()),
+        moved_from: None,
     }
 }
 

@@ -65,6 +65,7 @@ async fn give_up_on(world: &World, id: &str, key: &str, note: Note) {
         receive_count: 1,
         sent_at_ms: None,
         group_id: None,
+        moved_from: None,
     };
     let store = Arc::new(world.store.clone());
     let archive = Archive { store, bucket: RESULTS.into(), clock: Arc::new(world.clock.clone()) };
@@ -130,6 +131,7 @@ async fn prepare() -> World {
             receive_count: 1,
             sent_at_ms: None,
             group_id: None,
+            moved_from: None,
         },
         None,
     );

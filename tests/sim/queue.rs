@@ -108,7 +108,15 @@ impl ModelQueue {
 
     pub fn put_message(&self, outgoing: Outgoing) -> MessageId {
         let (id, sent_at_ms) = (self.lock().new_id(), self.wall_ms());
-        self.arrive(id.clone(), outgoing, sent_at_ms, 0);
+        self.arrive(Held::sent(id.clone(), outgoing, sent_at_ms));
+        id
+    }
+
+    /// As SQS moves a message here from another queue by its redrive policy.
+    pub fn put_moved(&self, body: impl Into<String>, from: &str) -> MessageId {
+        let outgoing = Outgoing { body: body.into(), attributes: BTreeMap::new(), group_id: None };
+        let (id, sent_at_ms) = (self.lock().new_id(), self.wall_ms());
+        self.arrive(Held { moved_from: Some(from.to_owned()), ..Held::sent(id.clone(), outgoing, sent_at_ms) });
         id
     }
 
@@ -177,12 +185,11 @@ impl ModelQueue {
         self.state.lock().unwrap()
     }
 
-    fn arrive(&self, id: MessageId, outgoing: Outgoing, sent_at_ms: u64, count: u32) {
+    fn arrive(&self, held: Held) {
         let visible_from = Instant::now() + self.settings.delay;
+        let held = Held { visible_from, ..held };
         let mut state = self.lock();
-        state.note(Effect::Arrived(id.clone()));
-        let held =
-            Held { id, outgoing, sent_at_ms, count, visible_from, again_from: None, receipt: None, risen: false };
+        state.note(Effect::Arrived(held.id.clone()));
         let number = state.arrivals;
         state.arrivals += 1;
         state.held.insert(number, held);
@@ -298,7 +305,8 @@ impl ModelQueue {
         if let Some((target, _)) = &self.settings.redrive {
             for held in dead {
                 // As SQS does it: same id, same SentTimestamp, and the count goes on.
-                target.arrive(held.id, held.outgoing, held.sent_at_ms, held.count);
+                let arrives = Held::sent(held.id, held.outgoing, held.sent_at_ms);
+                target.arrive(Held { count: held.count, moved_from: Some(self.arn()), ..arrives });
             }
         }
         (taken, next)

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use crate::process::Launch;
-use crate::waiting::{LONG, eventually, holds};
 use crate::world::{NAMESPACE, World, spelt, text_files};
 
 /// Nothing listens on port 1 of a machine of ours.

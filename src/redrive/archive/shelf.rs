@@ -261,6 +261,7 @@ mod tests {
             receive_count: 1,
             sent_at_ms: None,
             group_id: None,
+            moved_from: None,
         };
         Archived::of(&message, None, reason, "", at, None)
     }

@@ -11,7 +11,7 @@ use quittance::store::StoreError;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::sim::{Faults, Rule, Verb};
+use crate::sim::{Faults, Rule, Verb, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -104,6 +104,7 @@ async fn a_letter_in_which_the_count_has_no_room_by_a_few_bytes_is_archived_and_
             receive_count: 1,
             sent_at_ms: None,
             group_id: None,
+            moved_from: None,
         };
         Letter::read(Arc::new(message), &Wanted::new(Vec::new(), RESULTS.into()))
     };
@@ -217,13 +218,15 @@ async fn letters_of_another_queue_that_shares_the_dead_letter_queue_are_left_to_
     let AttributeValue::Text(text) = note("denied", "first", 0).value else { panic!("text") };
     let value = AttributeValue::Text(text.replace("\"arn\"", "\"arn:theirs\""));
     let attributes = BTreeMap::from([("Quittance".to_owned(), MessageAttribute { data_type: "String".into(), value })]);
-    let id = site.world.dead_letters.put_message(Outgoing { body: theirs, attributes, group_id: None });
+    let noted = site.world.dead_letters.put_message(Outgoing { body: theirs.clone(), attributes, group_id: None });
+    let moved = site.world.dead_letters.put_moved(theirs, "arn:theirs");
+    site.world.dead_letters.put_moved(event(&site, "ours.txt"), "arn:ours");
     let mut typed = Typed::default();
     typed.selection.not_of = vec!["arn:theirs".into()];
     let report = redrive(&site, &typed).await;
-    assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 5, 1), "{report:?}");
+    assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 6, 2), "{report:?}");
     let left: Vec<MessageId> = site.world.dead_letters.live().into_iter().map(|(id, ..)| id).collect();
-    assert_eq!((left, archived(&site).len()), (vec![id], 0));
+    assert_eq!((left, archived(&site).len()), (vec![noted, moved], 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -250,6 +253,7 @@ async fn work_counts_as_finished_only_on_proof_and_what_cannot_be_asked_is_unkno
             receive_count: 1,
             sent_at_ms: None,
             group_id: None,
+            moved_from: None,
         };
         look.at(&Letter::read(Arc::new(message), &look.wanted)).await.works
     };
@@ -287,6 +291,95 @@ async fn work_counts_as_finished_only_on_proof_and_what_cannot_be_asked_is_unkno
     assert_eq!(works(&removed, &gone.0).await, [Work::Finished]);
     let late = created("a", &store_head(), 5);
     assert_eq!(works(&late, "m").await, [Work::Finished], "a tombstone explains that the file is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn folders_are_dropped_and_never_waited_for() {
+    let site = Site::new(11);
+    let put = |key: &str, text: &str| {
+        let head = site.world.store.put_object(SOURCE, key, text.to_owned());
+        s3_event(&[Record::created(SOURCE, key, &head, 1)])
+    };
+    for n in 0..12 {
+        dead(&site, put(&format!("{n}/"), ""), "deadline", 0);
+    }
+    dead(&site, s3_event(&[Record::removed(SOURCE, "gone/", 2)]), "deadline", 0);
+    dead(&site, put("full/", "a file of an odd name"), "deadline", 0);
+    let typed = typed(|limits| limits.canary = 60 * SECOND);
+    let worker = site.start("w", &Setup::default());
+    let report = redrive(&site, &typed).await;
+    site.until_empty().await;
+    worker.stop().await;
+    assert_eq!((report.code(), report.tally.dropped, report.tally.resent), (0, 13, 1), "{report:?}");
+    assert!(is_indexed(&site, "full/"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_a_large_batch_too_it_waits_while_the_main_queue_is_full() {
+    let site = Site::new(12);
+    letters(&site, 200);
+    let typed = typed(|limits| (limits.batch_size, limits.max_backlog) = (200, 30));
+    let operator = Operator::new(&site, "operator", &typed);
+    let (stop, depth) = (operator.stop.clone(), || site.world.queue.live().len());
+    let run = tokio::spawn(operator.run());
+    until("the main queue is full", 60 * SECOND, || depth() >= 30).await;
+    tokio::time::sleep(120 * SECOND).await;
+    assert!((31..=60).contains(&depth()), "no worker takes them, and no more are sent: {}", depth());
+    let worker = site.start("w", &Setup::default());
+    until("it goes on", 600 * SECOND, || depth() == 0 && site.world.dead_letters.live().len() < 170).await;
+    worker.stop().await;
+    until("it is full again, or done", 60 * SECOND, || depth() > 30 || site.world.dead_letters.is_empty()).await;
+    stop.cancel();
+    let report = run.await.unwrap();
+    assert!(report.tally.resent >= 60, "{report:?}");
+    assert_eq!(report.tally.resent + report.tally.left, 200, "{report:?}");
+    assert_eq!(report.trouble.is_some_and(|why| why.contains("wait in the main queue")), report.tally.left > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_named_by_their_ids_end_the_walk_and_those_not_met_are_told() {
+    let site = Site::new(13);
+    letters(&site, 30);
+    let named = moved(&site, event(&site, "named.txt"));
+    letters(&site, 300);
+    let asked = |ids: &[&str]| {
+        let mut typed = Typed::default();
+        typed.selection.message_ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        typed
+    };
+    let report = redrive(&site, &asked(&[&named.0])).await;
+    assert_eq!((report.code(), report.end.clone(), report.tally.resent), (0, End::Found, 1), "{report:?}");
+    assert!(report.tally.received < 150, "the rest was not received: {report:?}");
+    let first = report.first_expires.unwrap();
+    assert!((1_209_000..=1_209_600).contains(&first.in_s), "14 days are left to those put back: {first:?}");
+    let report = redrive(&site, &asked(&[&named.0])).await;
+    assert_eq!(
+        (report.code(), report.missing.clone()),
+        (3, vec![named.0.clone()]),
+        "it is not there any more: {report:?}"
+    );
+    assert!(report.text("redrive").contains(&format!("redrive trace '{}'", named.0)));
+    assert_eq!(site.world.dead_letters.visible(), 330);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_later_release_wrote_is_dropped_on_proof_and_otherwise_left() {
+    let site = Site::new(14);
+    let later = json!({ "v": 2, "redrives": { "times": 2 } }).to_string();
+    let of = |body: String| {
+        let value = AttributeValue::Text(later.clone());
+        let attributes =
+            BTreeMap::from([("Quittance".to_owned(), MessageAttribute { data_type: "String".into(), value })]);
+        site.world.dead_letters.put_message(Outgoing { body, attributes, group_id: None })
+    };
+    let owed = of(event(&site, "a.txt"));
+    of(json!({ "Service": "Amazon S3", "Event": "s3:TestEvent" }).to_string());
+    let report = redrive(&site, &Typed::default()).await;
+    assert_eq!((report.code(), report.tally.dropped, report.tally.left), (3, 1, 1), "{report:?}");
+    assert!(report.trouble.is_some_and(|why| why.contains("version 2")));
+    let left = site.world.dead_letters.live();
+    let AttributeValue::Text(text) = &left[0].1.attributes["Quittance"].value else { panic!("text") };
+    assert_eq!((left.len(), &left[0].0, text), (1, &owed, &later), "as it was");
 }
 
 /// Of a file that is not there any more.

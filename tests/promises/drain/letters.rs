@@ -213,8 +213,32 @@ async fn r7_a_plan_receives_nothing_and_a_sample_puts_all_of_it_back() {
     assert_eq!((report.received, sample.letters), (60, 60), "{report:?}");
     assert_eq!(sample.by_reason["deadline"]["resend"], 30);
     assert_eq!(sample.by_reason["malformed"]["archive"], 30);
-    assert!(sample.first_expires_in_s.is_some_and(|left| left > 0), "{sample:?}");
+    assert!(sample.first_expires.as_ref().is_some_and(|first| first.in_s > 0), "{sample:?}");
     assert_eq!(site.world.dead_letters.visible(), 60, "all are back");
     assert_eq!((site.world.queue.live().len(), archived(&site).len()), (0, 0), "nothing was done");
     assert!(report.text().contains("50.0 %)  deadline: resend"), "{}", report.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn r11_it_is_told_when_sqs_deletes_the_first_of_those_that_stay() {
+    const DAY: u64 = 86_400;
+    let site = Site::new(7);
+    dead(&site, "{".into(), "malformed", 0);
+    tokio::time::sleep(Duration::from_secs(2 * DAY)).await;
+    for n in 0..3 {
+        dead(&site, event(&site, &format!("{n}.txt")), "denied", 0);
+        dead(&site, "{".into(), "malformed", 0);
+    }
+    let sample = plan(&site, Some(60)).await.sample.unwrap();
+    let mut typed = Typed::default();
+    typed.selection.reasons = vec!["denied".into()];
+    let report = redrive(&site, &typed).await;
+    assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 3, 4), "{report:?}");
+    for told in [sample.first_expires, report.first_expires.clone()] {
+        let left = u64::try_from(told.unwrap().in_s).unwrap();
+        assert!((12 * DAY - 600..=12 * DAY).contains(&left), "14 days, and the oldest is 2 days old: {left}");
+    }
+    assert!(report.text("").contains("SQS deletes the first in 11 d 23 h"), "{}", report.text(""));
+    let report = redrive(&site, &Typed::default()).await;
+    assert_eq!((report.tally.archived, report.first_expires), (4, None), "nothing stays");
 }

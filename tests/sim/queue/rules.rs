@@ -20,6 +20,8 @@ pub(super) struct Held {
     pub(super) id: MessageId,
     pub(super) outgoing: Outgoing,
     pub(super) sent_at_ms: u64,
+    /// ARN of the queue that SQS itself moved it from.
+    pub(super) moved_from: Option<String>,
     pub(super) count: u32,
     pub(super) visible_from: Instant,
     /// Delivered a second time from here on, although hidden.
@@ -31,6 +33,12 @@ pub(super) struct Held {
 }
 
 impl Held {
+    pub(super) fn sent(id: MessageId, outgoing: Outgoing, sent_at_ms: u64) -> Self {
+        let visible_from = Instant::now();
+        let (moved_from, again_from, receipt) = (None, None, None);
+        Self { id, outgoing, sent_at_ms, moved_from, count: 0, visible_from, again_from, receipt, risen: false }
+    }
+
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.visible_from <= now || self.again_from.is_some_and(|from| from <= now)
     }
@@ -129,6 +137,7 @@ impl State {
             receive_count: held.count,
             sent_at_ms: Some(held.sent_at_ms),
             group_id: held.outgoing.group_id.clone(),
+            moved_from: held.moved_from.clone(),
         };
         let (id, handle, count) = (message.id.clone(), message.handle.clone(), message.receive_count);
         self.note(Effect::Delivered { id, handle, count, until: now + visibility });
