@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
-use quittance::config::{Args, Surroundings, Task, WorkerConfig, exit};
+use quittance::config::{Args, Mistakes, Surroundings, Task, WorkerConfig, exit};
 use quittance::events::Event as _;
 use quittance::index::Search;
 use quittance::queue::sqs::{self, SqsQueue};
-use quittance::shutdown::{Signals, Stop};
+use quittance::shutdown::{Hangups, Signals, Stop};
 use quittance::start::CannotStart;
 use quittance::start::migrate::Wishes;
 use quittance::store::s3::{self, S3Store};
-use quittance::telemetry::{self, Identity};
+use quittance::supervise::{self, Alive, Reload};
+use quittance::telemetry::{self, Dial, Identity};
 use quittance::terminal::page;
 use quittance::{check, events, process, start};
 
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     let identity =
         Identity { run_id: uuid::Uuid::now_v7().to_string(), namespace: config.namespace.as_str().to_owned() };
     let run_id = identity.run_id.clone();
-    telemetry::install(config.log_format, &config.log_level, identity);
+    let dial = telemetry::install(config.log_format, &config.log_level, identity);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -51,7 +52,10 @@ fn main() -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match task {
-            Task::Run | Task::ExtractChild => run(&config, &run_id).await,
+            Task::Run | Task::ExtractChild => {
+                let read = Box::new(move || WorkerConfig::from_args(&args, &Surroundings::of_process()));
+                run(&config, &run_id, read, dial).await
+            }
             Task::SetupIndex => setup_index(&config).await,
             Task::MigrateIndex { rebuild, leave_behind, json } => {
                 migrate_index(&config, Wishes { anew: rebuild, leave_behind, json }).await
@@ -70,27 +74,27 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: &WorkerConfig, run_id: &str) -> Result<u8, CannotStart> {
+type Read = Box<dyn Fn() -> Result<WorkerConfig, Mistakes> + Send + Sync>;
+
+async fn run(config: &WorkerConfig, run_id: &str, read: Read, dial: Dial) -> Result<u8, CannotStart> {
     let worker = start::worker(config, &start::aws().await?, run_id).await?;
     let stop = Stop::default();
-    let signals = Signals::take()
-        .map_err(|error| CannotStart { line: format!("cannot listen to signals: {error}"), code: exit::EX_TEMPFAIL })?;
+    let deaf = |error| CannotStart { line: format!("cannot listen to signals: {error}"), code: exit::EX_TEMPFAIL };
+    let signals = Signals::take().map_err(deaf)?;
     tokio::spawn(signals.obey(stop.clone(), worker.pipeline.gate.clone()));
+    let reload = Reload { read, limits: worker.pipeline.limits.clone(), dial };
+    tokio::spawn(reload.run(Hangups::take().map_err(deaf)?));
     if let Some(admin) = worker.admin {
         tokio::spawn(admin.serve());
     }
-    tokio::spawn({
-        let stop = stop.stop.clone();
-        async move {
-            stop.cancelled().await;
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]); // not under systemd: nobody listens
-        }
-    });
-    let ready = || {
+    tokio::spawn(supervise::tell_of_the_stop(stop.stop.clone()));
+    let (ledger, gate) = (worker.pipeline.books.clone(), worker.pipeline.gate.clone());
+    let books = ledger.clone();
+    let ready = |pulse| {
         worker.ready.emit();
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        supervise::ready();
+        tokio::spawn(Alive { pulse, books, gate }.run());
     };
-    let ledger = worker.pipeline.books.clone();
     match worker.pipeline.run(stop, ready).await {
         Ok(books) => {
             let books = books.checked();

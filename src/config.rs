@@ -36,13 +36,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::index::opensearch::{Analyzer, AnalyzerChoice};
+use crate::limits::Limits;
 use crate::message::Namespace;
 use crate::message::s3_event::Source;
+use crate::retry::Backoff;
 
 mod args;
 pub mod exit;
 mod mistakes;
 mod redrive;
+mod reload;
 mod search;
 mod urls;
 mod values;
@@ -53,10 +56,11 @@ pub use redrive::{
     ArchiveOrder, DlqConfig, DlqUrl, DrainConfig, FindConfig, InspectConfig, LettersWanted, Order, ParkedOrder,
     PurgeConfig, ReconcileConfig, RedriveArgs, RedriveConfig, ReprocessConfig, TraceConfig, When,
 };
+pub use reload::RELOADABLE;
 
 use mistakes::Reader;
 use values::{
-    boolean, bucket, bytes, folder, listen, namespace, number, one_of, quoted, seconds, sources, tenant_from,
+    boolean, bucket, bytes, file, folder, listen, namespace, number, one_of, quoted, seconds, sources, tenant_from,
 };
 
 /// What the worker runs with. Every value has passed its checks.
@@ -118,6 +122,8 @@ pub struct WorkerConfig {
     pub aws_endpoint_url: Option<String>,
     /// Folder for files while they are read, as given; see [`WorkerConfig::temp_path`].
     pub temp_dir: Option<PathBuf>,
+    /// What may be changed while it runs.
+    pub reload_file: Option<PathBuf>,
 }
 
 /// Where and how documents are indexed.
@@ -255,9 +261,23 @@ const MOST_EXTRACTORS: usize = 256;
 const S3_MAX_OBJECT: u64 = 5 << 40;
 
 impl WorkerConfig {
-    /// The one conversion: flag, else variable, else default; then what must fit together.
+    /// The one conversion: flag, else `RELOAD_FILE`, else variable, else default; then what must fit together. Called again,
+    /// it reads that file again.
     pub fn from_args(args: &Args, around: &Surroundings<'_>) -> Result<Self, Mistakes> {
-        let read = &Reader::new(around.env, names());
+        let outside = &Reader::new(around.env, names());
+        let reload = setting!(outside, args.reload_file);
+        let reload_file = outside.optional(&reload, file).flatten();
+        let changed = reload_file.as_deref().map(reload::read).transpose();
+        let env = |name: &str| {
+            let changed = changed.as_ref().ok().and_then(|changed| changed.as_ref()?.get(name));
+            changed.cloned().or_else(|| (around.env)(name))
+        };
+        let read = &Reader::new(&env, names());
+        read.optional(&reload, file); // a mistake in it is told in its place
+        if let Err(why) = &changed {
+            let (what, fix) = why.split_once("; ").unwrap_or((why, "mend it"));
+            read.mistake(&reload, what, fix);
+        }
         let cores = around.cores.clamp(1, MOST_EXTRACTORS).to_string();
         let format = if around.stderr_is_terminal { "text" } else { "json" };
 
@@ -377,9 +397,16 @@ impl WorkerConfig {
                 tenant_from: tenant_from?,
                 aws_endpoint_url: aws_endpoint_url?,
                 temp_dir: temp_dir?,
+                reload_file,
             })
         };
         read.finish(built())
+    }
+
+    /// What may be changed while a worker runs.
+    pub fn limits(&self) -> Limits {
+        let backoff = Backoff { base: self.retry_base, cap: self.retry_max };
+        Limits { concurrency: self.concurrency, drain: self.drain_timeout, max_attempts: self.max_attempts, backoff }
     }
 
     /// How long a poll may wait: a quarter of the lease, which is counted from when the poll was sent.

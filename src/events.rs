@@ -152,6 +152,21 @@ event!(
     Abandoning, "abandoning", WARN { why: &'static str, in_flight: u64, }
 );
 event!(
+    /// `RELOAD_FILE` was read again (SIGHUP), and what it says holds from now on.
+    Reloaded, "reloaded", INFO {
+        log_level: String, concurrency: usize, drain_seconds: u64, max_attempts: u32, retry_base_seconds: u64,
+        retry_max_seconds: u64, detail: Option<String>,
+    }
+);
+event!(
+    /// It was read again, and nothing was changed.
+    ReloadFailed, "reload_failed", ERROR { detail: String, }
+);
+event!(
+    /// The watchdog is not fed: something that must always answer does not.
+    Stalled, "stalled", ERROR { detail: String, }
+);
+event!(
     /// The books do not balance: a defect of ours.
     OutOfBalance, "out_of_balance", ERROR { detail: String, }
 );

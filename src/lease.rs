@@ -38,6 +38,8 @@ pub enum Word {
     Admit(Admission),
     /// A guard's scope has ended.
     Settled(Settled),
+    /// Somebody asks whether the settler still turns.
+    Pulse(oneshot::Sender<()>),
 }
 
 /// Messages on their way to becoming leases.
@@ -197,7 +199,17 @@ impl Intake {
         (Self { permits: Arc::new(Semaphore::new(limit)), words, limit }, heard)
     }
 
-    /// Messages that may be in flight at once.
+    /// To ask whether the settler still turns; keeps no road open.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.words.downgrade())
+    }
+
+    /// To have fewer messages in flight; keeps no road open.
+    pub fn brake(&self) -> Brake {
+        Brake { permits: Arc::clone(&self.permits), most: self.limit, kept: None }
+    }
+
+    /// Messages that may be in flight at once, at most.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -237,5 +249,45 @@ impl Intake {
             return Vec::new(); // no settler: the process is ending, and the queue will redeliver
         }
         leases.await.unwrap_or_default()
+    }
+}
+
+/// Asks the settler whether it still turns.
+#[derive(Clone)]
+pub struct Pulse(mpsc::WeakSender<Word>);
+
+impl Pulse {
+    /// Resolves when the settler has answered; `false`: nobody can speak to it any more, for the process is ending.
+    pub async fn beat(&self) -> bool {
+        let Some(words) = self.0.upgrade() else { return false };
+        let (alive, answer) = oneshot::channel();
+        words.send(Word::Pulse(alive)).await.is_ok() && answer.await.is_ok()
+    }
+}
+
+/// Keeps seats from being taken.
+pub struct Brake {
+    permits: Arc<Semaphore>,
+    most: usize,
+    kept: Option<OwnedSemaphorePermit>,
+}
+
+impl Brake {
+    /// Waits until no more than so many messages are in flight, and keeps it so. May be dropped at any time: what it got by
+    /// then is given back, or kept until the next call.
+    pub async fn hold_at(&mut self, limit: usize) {
+        let wanted = self.most.saturating_sub(limit.max(1));
+        let kept = self.kept.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if kept > wanted {
+            drop(self.kept.as_mut().and_then(|kept_permit| kept_permit.split(kept - wanted)));
+        }
+        for _ in kept..wanted {
+            // One at a time: the pollers wait in the same line, and none of them for long.
+            let Ok(one) = Arc::clone(&self.permits).acquire_owned().await else { return };
+            match &mut self.kept {
+                Some(kept) => kept.merge(one),
+                None => self.kept = Some(one),
+            }
+        }
     }
 }

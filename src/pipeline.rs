@@ -18,7 +18,8 @@ use crate::crash_loop::{Company, CrashLoop, Stay};
 use crate::events::{self, Event};
 use crate::gate::{Gate, Probe};
 use crate::index::replay::Replayer;
-use crate::lease::{Intake, Lease};
+use crate::lease::{Brake, Intake, Lease, Pulse};
+use crate::limits::Live;
 use crate::message::detail::detail;
 use crate::outcome::{Dependency, Judgement, Outcome, RejectReason, RetryReason, Verdict};
 use crate::pause::Watch;
@@ -68,21 +69,21 @@ pub struct Pipeline {
     pub probe: Probe,
     /// Looks at the fleet-wide pause; `None` only where nobody could pause.
     pub pause: Option<Watch>,
-    /// `WORKER_CONCURRENCY`.
-    pub concurrency: usize,
+    /// What may change while it runs; as they are at the start, they are the most.
+    pub limits: Live,
     /// `WaitTimeSeconds`.
     pub poll_wait: Duration,
-    /// `DRAIN_TIMEOUT`.
-    pub drain: Duration,
     /// Where the settler runs.
     pub seat: Seat,
 }
 
 impl Pipeline {
-    /// Runs until stopped; the books as they are at the end. `ready` is called when intake starts.
-    pub async fn run(self, stop: Stop, ready: impl FnOnce()) -> Result<BooksLine, SettlerBroken> {
+    /// Runs until stopped; the books as they are at the end. `ready` is called when intake starts, with the way to ask
+    /// whether the settler still turns.
+    pub async fn run(self, stop: Stop, ready: impl FnOnce(Pulse)) -> Result<BooksLine, SettlerBroken> {
         let (visibility, clock) = (self.desk.visibility, self.desk.lease_clock.clone());
-        let (intake, words) = Intake::new(self.concurrency);
+        let concurrency = self.limits.now().concurrency;
+        let (intake, words) = Intake::new(concurrency);
         let mut settler = start_settler(Settler::new(self.desk, words), self.seat);
 
         // Beside the road: these end after the work, for the work uses them.
@@ -109,11 +110,12 @@ impl Pipeline {
         let give_back = CancellationToken::new();
         let polling = TaskTracker::new();
         polling.close();
-        for _ in 0..pollers(self.concurrency) {
+        for _ in 0..pollers(concurrency) {
             let receiver = Receiver {
                 queue: Arc::clone(&self.queue),
                 intake: intake.clone(),
                 gate: Arc::clone(&self.gate),
+                limits: self.limits.clone(),
                 crash_loop: Arc::clone(&self.crash_loop),
                 wait: self.poll_wait,
                 visibility,
@@ -128,10 +130,12 @@ impl Pipeline {
                 work.spawn(tied(receipt(lease, processor, gate, Arc::clone(&crash_loop), ends.clone())));
             })));
         }
+        beside.spawn(tied(follow(intake.brake(), self.limits.clone(), end_of_work.clone())));
+        let pulse = intake.pulse();
         drop(intake); // the receivers hold the road now: when they and every lease are gone, the settler may end
         drop(self.processor);
         polls.close();
-        ready();
+        ready(pulse);
 
         // The stop first: where there is nothing to drain, the settler may rightly have ended before this task wakes.
         tokio::select! {
@@ -141,9 +145,10 @@ impl Pipeline {
         }
         self.gate.leave(); // what waits for the end of an outage goes back now, and not at the deadline
         let in_flight = self.books.snapshot(false).in_flight;
-        events::Stopping { signal: stop.why(), in_flight, drain_seconds: self.drain.as_secs() }.emit();
+        let drain = self.limits.now().drain;
+        events::Stopping { signal: stop.why(), in_flight, drain_seconds: drain.as_secs() }.emit();
         let asked = Instant::now();
-        let deadline = asked + self.drain;
+        let deadline = asked + drain;
         let drained = async {
             polls.wait().await;
             work.close();
@@ -179,6 +184,24 @@ impl Pipeline {
         match settled {
             Ok(Ok(())) => Ok(self.books.snapshot(true)),
             broken @ (Ok(Err(_)) | Err(_)) => Err(how_it_broke(broken)),
+        }
+    }
+}
+
+/// Keeps no more in flight than the limit of now.
+async fn follow(mut brake: Brake, limits: Live, end: CancellationToken) {
+    let mut ear = limits.ear();
+    loop {
+        let wanted = ear.hear().concurrency;
+        let held = async {
+            brake.hold_at(wanted).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = end.cancelled() => return,
+            _ = ear.news() => {}
+            () = held => {}
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::crash_loop::CrashLoop;
 use crate::events::{self, Event};
 use crate::gate::{Gate, Passage};
 use crate::lease::{Intake, Lease};
+use crate::limits::Live;
 use crate::queue::{BatchSize, Queue, SQS_MAX_BATCH};
 use crate::retry::{Backoff, Jitter};
 
@@ -33,6 +34,8 @@ pub struct Receiver {
     pub intake: Intake,
     /// Whether to ask at all.
     pub gate: Arc<Gate>,
+    /// How many messages may be in flight.
+    pub limits: Live,
     /// Holds intake while a message is alone.
     pub crash_loop: Arc<CrashLoop>,
     /// `WaitTimeSeconds`.
@@ -66,8 +69,7 @@ pub fn pollers(limit: usize) -> usize {
 impl Receiver {
     /// Polls until told to stop; `work` starts the task of a lease.
     pub async fn run(self, stop: CancellationToken, work: impl Fn(Lease)) {
-        let at_least = least_seats(self.intake.limit());
-        let mut failures = 0;
+        let (mut failures, mut limits) = (0, self.limits.ear());
         let polling = self.polling.token();
         loop {
             let passed = async {
@@ -85,8 +87,9 @@ impl Receiver {
                 () = stop.cancelled() => return,
                 passage = passed => passage,
             };
+            let limit = limits.hear().concurrency.min(self.intake.limit());
             let (least, most) = match passage {
-                Passage::Free => (at_least, SQS_MAX_BATCH),
+                Passage::Free => (least_seats(limit), SQS_MAX_BATCH),
                 Passage::One => (1, 1),
             };
             let seats = tokio::select! {
@@ -95,6 +98,11 @@ impl Receiver {
                 seats = self.intake.seats(least, most) => seats,
                 // Many seats may not be free for long, and who waits for them stands before the one that would do.
                 () = self.gate.withdrawn(passage) => {
+                    self.unused(passage);
+                    continue;
+                }
+                // So many may never be free any more.
+                _ = limits.news() => {
                     self.unused(passage);
                     continue;
                 }

@@ -18,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 use crate::attempts::AttemptsLog;
 use crate::books::{Books, End, ReceiptNumber};
 use crate::clock::{LeaseClock, rfc3339};
+use crate::config::OnMissingObject;
 use crate::dead_letter::{DeadLetters, Origin};
 use crate::events::{self, Event};
 use crate::heartbeat::Span;
 use crate::lease::{Admission, Lease, LeaseNumber, Settled, Term, Word};
+use crate::limits::{Limits, Live};
 use crate::message::Message;
 use crate::outcome::{Account, Judgement, Outcome, OutcomeName, Plan, Rules, Settlement, Verdict};
 use crate::queue::{EntryReply, Queue, QueueError};
@@ -73,15 +75,27 @@ pub struct Counted {
     pub dead_letters: DeadLetters,
     /// Our own attempt budget.
     pub attempts: AttemptsLog,
-    /// The table's parameters.
-    pub rules: Rules,
+    /// `MAX_ATTEMPTS` and the backoff.
+    pub limits: Live,
+    /// `ON_MISSING_OBJECT`.
+    pub on_missing: OnMissingObject,
+    /// The queue's.
+    pub max_receive_count: Option<u32>,
+}
+
+impl Counted {
+    /// The table's parameters, as they are now.
+    fn rules(&self) -> Rules {
+        let (Limits { max_attempts, backoff, .. }, on_missing) = (self.limits.now(), self.on_missing);
+        Rules { max_attempts, backoff, on_missing, max_receive_count: self.max_receive_count }
+    }
 }
 
 impl Desk {
     /// `failed_before`: attempts already recorded against the message.
     fn plan(&self, verdict: &Verdict, failed_before: u32, receive_count: u32) -> Plan {
         match &self.failures {
-            Failures::Counted(counted) => counted.rules.plan(verdict, failed_before, receive_count, &self.jitter),
+            Failures::Counted(counted) => counted.rules().plan(verdict, failed_before, receive_count, &self.jitter),
             Failures::Returned => Plan::without_charge(verdict),
         }
     }
@@ -171,6 +185,7 @@ impl Settler {
                 word = self.words.recv(), if self.listening => match word {
                     Some(Word::Admit(admission)) => self.admit(admission),
                     Some(Word::Settled(settled)) => self.hear_verdict(settled),
+                    Some(Word::Pulse(alive)) => drop(alive.send(())), // who asked may have gone
                     // Everything has been said. What SQS does not acknowledge within the margin is lease_lost.
                     None => {
                         self.listening = false;

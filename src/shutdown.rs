@@ -40,6 +40,21 @@ impl Stop {
     }
 }
 
+/// SIGHUP, listened to from here on: it no longer ends the process.
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Takes the signal over.
+    pub fn take() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Until the next; `false`: there will be none.
+    pub async fn next(&mut self) -> bool {
+        self.0.recv().await.is_some()
+    }
+}
+
 /// The signals of a worker, listened to from here on.
 pub struct Signals {
     term: Signal,

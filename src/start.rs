@@ -26,8 +26,8 @@ use crate::index::replay::Replayer;
 use crate::index::replay::lease::Replaying;
 use crate::index::replay::patience::Budget;
 use crate::index::{Search, SidePath};
+use crate::limits::Live;
 use crate::message::s3_event::Wanted;
-use crate::outcome::Rules;
 use crate::pause::{PauseFile, Watch};
 use crate::pipeline::{Pipeline, Seat};
 use crate::process::Processor;
@@ -309,9 +309,10 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
     };
     let marks = attempts(Arc::clone(&store));
     let crash_loop = CrashLoop::new(marks, max_receive_count, config.visibility);
+    let limits = Live::new(config.limits());
     let pipeline = Pipeline {
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
-        desk: desk(config, aws, queues, attempts, &clock, &books),
+        desk: desk(config, aws, queues, attempts, &clock, &books, &limits),
         processor: Arc::new(processor),
         gate: Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(max_receive_count, config.concurrency)),
         crash_loop: Arc::new(crash_loop),
@@ -326,9 +327,8 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
             key: layout::probe(&config.namespace),
             sources: config.sources.clone(),
         },
-        concurrency: config.concurrency,
+        limits,
         poll_wait: config.poll_wait(),
-        drain: config.drain_timeout,
         seat: Seat::OwnThread,
     };
     Ok(Worker { pipeline, ready, temp, admin })
@@ -342,6 +342,7 @@ fn desk(
     attempts: impl FnOnce(Arc<dyn Store>) -> AttemptsLog,
     clock: &Arc<dyn WallClock>,
     books: &Arc<Books>,
+    limits: &Live,
 ) -> Desk {
     let client = sqs::settling_client(aws);
     let store: Arc<dyn Store> = Arc::new(S3Store::new(s3::client(aws)));
@@ -356,12 +357,9 @@ fn desk(
                 clock: Arc::clone(clock),
             },
             attempts: attempts(store),
-            rules: Rules {
-                max_attempts: config.max_attempts,
-                backoff: Backoff { base: config.retry_base, cap: config.retry_max },
-                on_missing: config.on_missing_object,
-                max_receive_count: queues.facts.max_receive_count,
-            },
+            limits: limits.clone(),
+            on_missing: config.on_missing_object,
+            max_receive_count: queues.facts.max_receive_count,
         })),
         books: Arc::clone(books),
         jitter: Jitter::from_entropy(),

@@ -11,6 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::reload;
 
 use crate::clock::{SystemClock, WallClock as _, rfc3339};
 use crate::config::LogFormat;
@@ -28,14 +29,21 @@ pub struct Identity {
     pub namespace: String,
 }
 
-/// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names.
-pub fn install(format: LogFormat, level: &str, identity: Identity) {
+/// Changes the least level that is logged, for this process; false: nothing was changed.
+pub type Dial = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// `level` is one of tracing's names. The libraries only speak up when something is wrong; their warnings name no message.
+fn wanted(level: &str) -> Targets {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-    // The libraries only speak up when something is wrong; their warnings name no message.
-    let wanted = Targets::new().with_target("quittance", level).with_default(LevelFilter::ERROR);
+    Targets::new().with_target("quittance", level).with_default(LevelFilter::ERROR)
+}
+
+/// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names.
+pub fn install(format: LogFormat, level: &str, identity: Identity) -> Dial {
+    let (wanted_now, dial) = reload::Layer::new(wanted(level));
     let lines =
         Lines { format, identity, write: |line: &str| drop(std::io::stderr().lock().write_all(line.as_bytes())) };
-    let subscriber = tracing_subscriber::registry().with(lines.with_filter(wanted));
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(wanted_now));
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let place =
@@ -45,6 +53,7 @@ pub fn install(format: LogFormat, level: &str, identity: Identity) {
             tracing::error!(target: "quittance", "panic{place}: {text}");
         }));
     }
+    Box::new(move |level| dial.reload(wanted(level)).is_ok())
 }
 
 /// The layer; `write` takes whole lines.

@@ -21,6 +21,12 @@ impl<T> Shared<T> {
     }
 }
 
+impl<T> Clone for Word<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
 impl<T: Copy> Word<T> {
     pub(crate) fn new(first: T) -> Self {
         Self(Arc::new(Shared { said: Mutex::new((0, first)), news: Notify::new() }))

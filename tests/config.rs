@@ -143,6 +143,7 @@ fn every_setting_can_be_given_by_flag_and_by_variable() {
         ("ALLOW_HTTP", "yes"),
         ("TENANT_FROM", "message-group"),
         ("TEMP_DIR", "/var/tmp/q"),
+        ("RELOAD_FILE", "/no/such/file"),
     ];
     let given: BTreeMap<&str, &str> = given.into();
     let by_variable = convert(&given, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
@@ -348,6 +349,8 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ("FAILED_RETRY_BASE_BACKOFF_SECONDS", "3601", "3601 s is more than FAILED_RETRY_MAX_BACKOFF_SECONDS", "lower it"),
     ("FAILED_RETRY_MAX_BACKOFF_SECONDS", "x", "is not a duration", "1 to 86400"),
     ("DRAIN_TIMEOUT", "3601", "is out of range", "0 to 3600"),
+    ("RELOAD_FILE", "limits.env", "is not a file's path", "give an absolute path"),
+    ("RELOAD_FILE", "/", "is not a file's path", "give an absolute path"),
     ("ADMIN_LISTEN", "9464", "\"9464\" is not an address", "IP:PORT"),
     ("ADMIN_LISTEN", "localhost:9464", "is not an address", "or off"),
     ("LOG_FORMAT", "xml", "\"xml\" is not known", "json, text"),

@@ -69,31 +69,108 @@ fn the_unit_has_what_reliability_rests_on() {
         ("LimitCORE", "0"),        // T9
         ("EnvironmentFile", "/etc/quittance/worker.env"),
         ("ExecStart", "/usr/bin/quittance-worker run"),
+        ("ExecReload", "/bin/kill -HUP $MAINPID"),
+        ("WatchdogSec", "60"), // P16
     ] {
         assert_eq!(unit(key), [value], "{key}");
     }
-    // The watchdog is fed by nobody yet: set, it would kill a healthy worker.
-    assert!(unit("WatchdogSec").is_empty());
     // Taken away with @resources, given back for the child's limits; the order matters.
     assert_eq!(unit("SystemCallFilter"), ["@system-service", "~@privileged @resources", "prlimit64 setrlimit"]);
 }
 
+/// All units and timers: name and text.
+fn all_units() -> BTreeMap<String, String> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    files
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap()))
+        .collect()
+}
+
 #[test]
-fn systemd_accepts_the_unit_and_finds_it_hardened() {
+fn systemd_accepts_the_units_and_finds_them_hardened() {
     let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
         eprintln!("skipped: there is no systemd-analyze on this machine");
         return;
     };
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("quittance-worker.service");
-    // The binary is not installed where tests run, and that is all that may be missing.
-    std::fs::write(&path, UNIT.replace("/usr/bin/quittance-worker run", "/bin/sh")).unwrap();
-    for words in [&["verify"][..], &["security", "--offline=true", "--threshold=15"]] {
-        let output = Command::new("systemd-analyze").args(words).arg(&path).output().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{words:?} of {version}: {said}");
-        assert!(words[0] != "verify" || said.trim().is_empty(), "a warning, such as of an unknown key: {said}");
+    let units = all_units();
+    assert_eq!(units.len(), 8, "{:?}", units.keys());
+    for (name, text) in &units {
+        // The binaries are not installed where tests run, and that is all that may be missing.
+        let text =
+            text.replace("/usr/bin/quittance-worker", "/bin/sh").replace("/usr/bin/quittance-redrive", "/bin/sh");
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    for name in units.keys() {
+        let path = folder.path().join(name.replace("@.", "@1."));
+        if name.contains("@.") {
+            std::fs::copy(folder.path().join(name), &path).unwrap();
+        }
+        for words in [&["verify"][..], &["security", "--offline=true", "--threshold=15"]] {
+            if words[0] == "security" && name.ends_with(".timer") {
+                continue;
+            }
+            let output = Command::new("systemd-analyze").args(words).arg(&path).output().unwrap();
+            let said =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success(), "{name}: {words:?} of {version}: {said}");
+            assert!(
+                words[0] != "verify" || said.trim().is_empty(),
+                "{name}: a warning, such as of an unknown key: {said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_template_is_the_unit_but_for_what_each_instance_has_of_its_own() {
+    let units = all_units();
+    let lines = |name: &str| -> Vec<String> {
+        let text = units[name].lines().filter(|line| !line.starts_with('#') && !line.contains("worker-%i.env"));
+        text.map(|line| line.replace(" (%i)", "").replace("-%i", "")).collect()
+    };
+    assert_eq!(lines("quittance-worker@.service"), lines("quittance-worker.service"));
+    assert!(units["quittance-worker@.service"].contains("EnvironmentFile=-/etc/quittance/worker-%i.env"));
+}
+
+#[test]
+fn what_an_operator_would_do_by_hand_has_a_timer_that_is_off_until_somebody_enables_it() {
+    let units = all_units();
+    for (name, when) in [("redrive", "hourly"), ("reconcile", "*-*-* 03:00:00"), ("report", "Mon *-*-* 06:00:00")] {
+        let service = &units[&format!("quittance-{name}.service")];
+        let timer = &units[&format!("quittance-{name}.timer")];
+        assert!(timer.contains(&format!("\nOnCalendar={when}\n")) && timer.contains("\nPersistent=true\n"), "{timer}");
+        // Only its timer starts it, and only when that is enabled.
+        assert!(!service.contains("[Install]") && timer.ends_with("[Install]\nWantedBy=timers.target\n"), "{service}");
+        assert!(
+            service.contains("\nType=oneshot\n") && service.contains("\nAWS_PROFILE=quittance-redrive\n".trim_start())
+        );
+        let command =
+            service.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/quittance-redrive ")).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_redrive")).args(command.split(' ')).env_clear().output().unwrap();
+        // Configured by nothing it must know the words: 78 for what is missing, and not 64.
+        assert_eq!(output.status.code(), Some(78), "{name}: {output:?}");
+    }
+}
+
+#[test]
+fn the_samples_beside_the_workers_name_what_there_is() {
+    let names = |text: &'static str| -> BTreeSet<&'static str> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('='));
+        lines.map(|(name, _)| name).filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')).collect()
+    };
+    let limits = names(include_str!("../deploy/limits.env"));
+    assert_eq!(limits, quittance::config::RELOADABLE.into_iter().collect());
+    let help = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_redrive")).args(words).arg("--help").output().unwrap();
+        String::from_utf8(output.stdout).unwrap().replace("[env:\n", "[env: ")
+    };
+    let known = help(&[]) + &help(&["reconcile"]);
+    let known: String = known.split_whitespace().collect::<Vec<_>>().join(" ");
+    for name in names(include_str!("../deploy/redrive.env")) {
+        assert!(known.contains(&format!("[env: {name}]")), "{name}");
     }
 }
 

@@ -169,6 +169,11 @@ pub struct Args {
     #[arg(allow_negative_numbers = true)]
     pub drain_timeout: Option<String>,
 
+    /// File of LOG_LEVEL, WORKER_CONCURRENCY (up to what it started with), DRAIN_TIMEOUT, MAX_ATTEMPTS, RETRY_BASE_SECONDS and
+    /// RETRY_MAX_SECONDS, read at start and again at SIGHUP; it wins over variables, not over flags; default: none.
+    #[arg(long, env = "RELOAD_FILE", value_name = "PATH", global = true, help_heading = "Operation")]
+    pub reload_file: Option<String>,
+
     /// Address of `/metrics` (Prometheus) and `/healthz`: `IP:PORT` or `off`; where the port is taken, the worker says
     /// so and runs without; default 127.0.0.1:9464.
     #[arg(long, env = "ADMIN_LISTEN", value_name = "ADDRESS", global = true, help_heading = "Operation")]

@@ -130,6 +130,19 @@ pub(super) fn folder(text: &str) -> Result<PathBuf, Wrong> {
     }
 }
 
+/// A file by its whole path: a service has no folder of its own to start from.
+pub(super) fn file(text: &str) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && path.file_name().is_some() {
+        Ok(path)
+    } else {
+        wrong(
+            format!("{} is not a file's path", quoted(text)),
+            "give an absolute path, such as /etc/quittance/limits.env",
+        )
+    }
+}
+
 /// `prefix:N`, `message-group`, `none`.
 pub(super) fn tenant_from(text: &str) -> Result<TenantFrom, Wrong> {
     match (text, text.strip_prefix("prefix:").map(str::parse::<usize>)) {

@@ -58,7 +58,7 @@ pub(super) async fn prepare(desk: Arc<Desk>, counted: Arc<Counted>, case: Case) 
         }
     };
     let failed_before = seen.as_ref().map_or(0, |seen| seen.attempts.failed);
-    let plan = counted.rules.plan(&judgement.verdict, failed_before, receive_count, &desk.jitter);
+    let plan = counted.rules().plan(&judgement.verdict, failed_before, receive_count, &desk.jitter);
     let mut plan = plan.sparing_the_undone(&judgement.reports);
     if capped {
         plan.settlement = Settlement::DeadLetter(DeadLetterReason::Deadline, CAPPED.to_owned());
@@ -85,7 +85,7 @@ pub(super) async fn prepare(desk: Arc<Desk>, counted: Arc<Counted>, case: Case) 
         Settlement::Return(_) if charged && attempts.is_none() => {
             let sick = RetryReason::Systemic(Dependency::Results, "the attempt could not be recorded".into());
             let verdict = Verdict::Judged(Outcome::Retry(sick));
-            let free = counted.rules.plan(&verdict, failed_before, receive_count, &desk.jitter);
+            let free = counted.rules().plan(&verdict, failed_before, receive_count, &desk.jitter);
             match free.settlement {
                 Settlement::Return(delay) => Prepared::Return { delay, account },
                 Settlement::Delete | Settlement::DeadLetter(..) => Prepared::Return { delay: Duration::ZERO, account },

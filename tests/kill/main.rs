@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 // Shared with the tests of the plain binary, which use more of it.
+#[path = "../worker/notify.rs"]
+mod notify;
 #[allow(dead_code)]
 #[path = "../worker/process.rs"]
 mod process;

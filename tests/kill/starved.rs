@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::armed::end_of;
+use crate::notify::Systemd;
 use crate::process::Worker;
 use crate::waiting::{LONG, eventually, holds};
 use crate::world::{World, text_files};
@@ -104,4 +105,31 @@ async fn p17_work_that_blocks_every_thread_for_longer_than_a_lease_loses_no_leas
     world.emptied().await;
     starved.stop().await;
     other.stop().await;
+}
+
+/// The settler stands still; everything else goes on. systemd (WatchdogSec=60 in the unit) would kill it within its time, and
+/// the messages come back by themselves.
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn p16_a_settler_that_stands_still_feeds_no_watchdog_and_says_so() {
+    let world = World::silent().await;
+    let mut systemd = Systemd::new();
+    let mut worker = systemd.over(world.launch()).armed("before_delete=hang").start().await;
+    systemd.until("WATCHDOG=1", 2).await;
+    let files = text_files(1);
+    world.put_all(&files).await;
+    let key = files.keys().next().unwrap();
+    world.send(&event(&world, key)).await;
+    worker.fact("stalled").await;
+    systemd.until("STATUS=STALLED", 2).await;
+    // Two status lines after the last sign of life: half of the watchdog's time, and it stays so.
+    let fed = systemd.times("WATCHDOG=1");
+    systemd.until("STATUS=STALLED", 8).await;
+    assert_eq!(systemd.times("WATCHDOG=1"), fed);
+    assert_eq!(worker.facts("stalled").len(), 1, "told once");
+    worker.kill(); // as the watchdog does
+    let mut next = world.launch().unarmed().start().await;
+    world.finds_exactly([key.as_str()]).await;
+    world.emptied().await;
+    next.stop().await;
 }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quittance::limits::Limits;
 use tokio::time::Instant;
 
-use crate::sim::{Faults, Setup, Site, history};
+use crate::sim::{Faults, Record, SOURCE, Setup, Site, history, s3_event, until};
 
 const MESSAGES: u32 = 20_000;
 const RECEIVE: Duration = Duration::from_millis(5);
@@ -60,5 +61,40 @@ async fn with_deletes_slower_than_receives_in_flight_stays_at_its_limit_and_the_
             }
             history::one_call_at_a_time(&site.world);
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_lowered_in_mid_work_holds_as_soon_as_that_work_ends_and_one_that_is_raised_is_used() {
+    const SECOND: Duration = Duration::from_secs(1);
+    for (seed, lowered) in [(1, 1), (2, 3), (3, 9), (4, 15)] {
+        let site = Site::new(seed);
+        for n in 0..1_500 {
+            let key = format!("{n}.txt");
+            let head = site.world.store.put_object(SOURCE, &key, key.clone());
+            site.world.queue.put(s3_event(&[Record::created(SOURCE, &key, &head, 1)]));
+        }
+        site.world.store.faults(|faults| faults.get.latency = (SECOND / 4, SECOND / 2));
+        let setup = Setup { concurrency: 40, replay: false, ..Setup::default() };
+        let worker = site.start("w", &setup);
+        let in_flight = || usize::try_from(worker.books.snapshot(false).in_flight).unwrap();
+        until("all seats are taken", 60 * SECOND, || in_flight() >= 31).await;
+        worker.limits.set(Limits { concurrency: lowered, ..setup.limits() });
+        until("what was in work has ended", 60 * SECOND, || in_flight() <= lowered).await;
+        tokio::time::sleep(5 * SECOND).await; // and so have the polls that had their seats before
+        let mut most = 0;
+        for _ in 0..200 {
+            tokio::time::sleep(SECOND / 20).await;
+            most = most.max(in_flight());
+        }
+        assert!((1..=lowered).contains(&most), "{most} in flight at a limit of {lowered}");
+        worker.limits.set(setup.limits());
+        until("all seats are taken again", 60 * SECOND, || in_flight() >= 31).await;
+        // Lowered while nothing is there to receive, and stopped so.
+        site.until_empty().await;
+        worker.limits.set(Limits { concurrency: lowered, ..setup.limits() });
+        tokio::time::sleep(SECOND).await;
+        let line = worker.stop().await;
+        assert_eq!((line.done, line.lease_lost), (1_500, 0));
     }
 }

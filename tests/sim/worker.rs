@@ -21,9 +21,9 @@ use quittance::index::parked::Lots;
 use quittance::index::replay::Replayer;
 use quittance::index::replay::lease::Replaying;
 use quittance::index::replay::patience::Budget;
+use quittance::limits::{Limits, Live};
 use quittance::message::s3_event::{Source, Wanted};
 use quittance::message::{DocumentId, MessageId, Namespace};
-use quittance::outcome::Rules;
 use quittance::pause::{PauseFile, Watch};
 use quittance::pipeline::{Pipeline, Seat};
 use quittance::process::Processor;
@@ -70,6 +70,13 @@ pub struct Setup {
     pub counts_failures: bool,
     /// Looks at `control/pause.json`, every few seconds: off where nobody pauses, for the histories' sake.
     pub obeys_pause: bool,
+}
+
+impl Setup {
+    pub fn limits(&self) -> Limits {
+        let Self { concurrency, drain, max_attempts, backoff, .. } = self;
+        Limits { concurrency: *concurrency, drain: *drain, max_attempts: *max_attempts, backoff: *backoff }
+    }
 }
 
 impl Default for Setup {
@@ -210,12 +217,9 @@ impl Site {
                 clock: self.clock(),
             },
             attempts: self.attempts(who, wires),
-            rules: Rules {
-                max_attempts: setup.max_attempts,
-                backoff: setup.backoff,
-                on_missing: setup.on_missing,
-                max_receive_count: setup.max_receive_count,
-            },
+            limits: Live::new(setup.limits()),
+            on_missing: setup.on_missing,
+            max_receive_count: setup.max_receive_count,
         };
         Desk {
             queue: queue(&self.world.queue),
@@ -319,6 +323,7 @@ impl Site {
         }
         let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(setup.max_receive_count, setup.concurrency));
         let crash_loop = Arc::new(self.crash_loop(who, setup, &wires));
+        let limits = Live::new(setup.limits());
         let pipeline = Pipeline {
             queue: Arc::new(Wired { wires: Arc::clone(&wires), port: self.world.queue.seen_by(who) }),
             desk: self.desk(who, setup, &wires, &books),
@@ -343,14 +348,13 @@ impl Site {
                     .map(|name| Source { bucket: (*name).into(), prefix: String::new() })
                     .collect(),
             },
-            concurrency: setup.concurrency,
+            limits: limits.clone(),
             poll_wait: (setup.visibility / 4).clamp(Duration::from_secs(1), Duration::from_secs(20)),
-            drain: setup.drain,
             seat: setup.seat,
         };
         let stop = Stop::default();
-        let run = tokio::spawn(given_by(Arc::clone(&life) as Arc<dyn Turns>, pipeline.run(stop.clone(), || {})));
-        Worker { who: who.to_owned(), books, wires, life, gate, stop, run, world: self.world.clone() }
+        let run = tokio::spawn(given_by(Arc::clone(&life) as Arc<dyn Turns>, pipeline.run(stop.clone(), |_| {})));
+        Worker { who: who.to_owned(), books, wires, life, gate, limits, stop, run, world: self.world.clone() }
     }
 
     /// Runs one worker, named "last", until nothing is left in the queue; its books at the end.
@@ -378,6 +382,7 @@ pub struct Worker {
     pub wires: Arc<Wires>,
     pub life: Arc<Life>,
     pub gate: Arc<Gate>,
+    pub limits: Live,
     stop: Stop,
     run: JoinHandle<Result<BooksLine, SettlerBroken>>,
     world: World,

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod converged;
+mod notify;
 mod process;
 mod redrive;
 mod relay;
@@ -36,5 +37,6 @@ mod pause;
 mod sharing;
 mod start;
 mod stop;
+mod systemd;
 mod trace;
 mod upkeep;
