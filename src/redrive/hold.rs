@@ -21,6 +21,8 @@ use crate::settle::{Desk, Failures, Settler, SettlerBroken};
 const POLLS: usize = 8;
 /// `WaitTimeSeconds`: a long poll asks all of SQS's servers, however short its wait.
 pub const WAIT: Duration = Duration::from_secs(2);
+/// Lease of a message that is only looked at; extended by heartbeat. A run that is killed hides messages for this long.
+pub const LEASE: Duration = Duration::from_secs(120);
 /// A poll may last this much longer than its wait.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -110,6 +112,11 @@ impl Hold {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(QueueError::Unavailable("the poll hung past its wait".to_owned())),
         }
+    }
+
+    /// Messages that may be held at once.
+    pub fn seats(&self) -> usize {
+        self.intake.limit()
     }
 
     /// Lease length.

@@ -23,7 +23,7 @@ use crate::settle::SettlerBroken;
 use crate::upkeep::{Trouble, patiently, read};
 
 use super::archive::Archived;
-use super::archive::list::full;
+use super::archive::list::{Found, full, more_than_shown};
 use super::archive::shelf::{Read, Selection, Shelf, TOGETHER};
 use super::hold::Hold;
 use super::letter::MAX_RECEIVES;
@@ -343,6 +343,8 @@ pub async fn show(
         message_id: &'a str,
         received: u64,
         found: Vec<Shown>,
+        /// Of the archive's.
+        more: bool,
     }
     let (mut found, mut received) = (Vec::new(), 0);
     if let Some((hold, most)) = hold {
@@ -352,7 +354,8 @@ pub async fn show(
         let called = letters.filter(|letter| letter.is_called(id));
         found.extend(called.map(|letter| Shown { place: "dead-letter queue".to_owned(), letter }));
     }
-    let archived = shelf.find(id, &|seen| tell(&format!("archive: {seen} letters read"))).await?;
+    let Found { letters: archived, more } =
+        shelf.find(id, &|seen| tell(&format!("archive: {seen} letters read"))).await?;
     found.extend(archived.into_iter().map(|(place, letter)| Shown { place, letter }));
     let code = if found.is_empty() { exit::EX_PARTIAL } else { exit::EX_OK };
     let text = if found.is_empty() {
@@ -362,7 +365,8 @@ pub async fn show(
         };
         format!("{} is not in the archive; {looked}", crate::message::detail::printable(id, 200))
     } else {
-        found.iter().map(|shown| full(&shown.place, &shown.letter)).collect::<Vec<_>>().join("\n")
+        let page = found.iter().map(|shown| full(&shown.place, &shown.letter)).collect::<Vec<_>>().join("\n");
+        if more { page + &more_than_shown() } else { page }
     };
-    Ok(Answer::of(&ShowReport { message_id: id, received, found }, text, code))
+    Ok(Answer::of(&ShowReport { message_id: id, received, found, more }, text, code))
 }

@@ -6,12 +6,10 @@
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use serde_json::json;
 
 use super::begin::{Begin, begin};
 use super::{CannotStart, find_queues, look_at_bucket, look_at_queue, stop_on_interrupt};
-use crate::books::Books;
 use crate::clock::{LeaseClock, SystemClock, WallClock as _};
 use crate::config::{ArchiveOrder, exit};
 use crate::message::detail::{detail, printable};
@@ -20,11 +18,11 @@ use crate::pipeline::Seat;
 use crate::queue::sqs::{self, SqsQueue};
 use crate::redrive::archive::list::Line;
 use crate::redrive::archive::restore::{self, Restore};
-use crate::redrive::archive::save::{self, LEASE, Save};
+use crate::redrive::archive::save::{self, MOST_MESSAGES, Save};
 use crate::redrive::archive::shelf::Shelf;
 use crate::redrive::archive::{Archive, Archived, Source};
+use crate::redrive::hold::{self, Grip, Hold};
 use crate::retry::Jitter;
-use crate::settle::{Desk, Failures};
 use crate::store::s3::{self, S3Store};
 use crate::terminal::{KEY_CHARS, Page, out, page, say};
 use crate::upkeep::command::Place;
@@ -69,7 +67,7 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
                     Some(Outbox::new(Arc::new(SqsQueue::new(client, url)), *rate))
                 }
             };
-            let run = Restore { shelf, outbox, selection: wanted.selection(now), most, stop };
+            let run = Restore { shelf, outbox, selection: wanted.selection(now), most, began_ms: now, stop };
             let mut listener = Restored { page: Page::new(place.json), dry };
             let restore::Report { tally, ended } = run.run(&mut listener).await;
             listener.page.close();
@@ -81,7 +79,7 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
             }
             Ok(ending(&ended, paused.is_cancelled(), tally.is_well()))
         }
-        ArchiveOrder::Save { source, queue_url, dlq_url, remove, most } => {
+        ArchiveOrder::Save { source, queue_url, dlq_url, remove, visibility, most } => {
             let stop = stop_on_interrupt()?;
             let client = sqs::settling_client(&aws);
             let url = match source {
@@ -92,11 +90,18 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
                 Source::Dlq => find_queues(&queue_url, dlq_url.as_deref(), &client).await?.dlq_url,
             };
             let archive = Archive { store, bucket: place.results_bucket.clone(), clock: Arc::new(SystemClock) };
-            let queue = Arc::new(SqsQueue::new(sqs::polling_client(&aws, save::POLL_WAIT), &url));
-            let run_id = run_id.to_owned();
-            let desk = desk(&aws, &url);
-            let seat = Seat::OwnThread;
-            let run = Save { queue, desk, seat, archive, source, remove, most, run_id, stop };
+            let queue = |client| Arc::new(SqsQueue::new(client, &url));
+            let hold = Hold::new(Grip {
+                polling: queue(sqs::polling_client(&aws, hold::WAIT)),
+                settling: queue(sqs::settling_client(&aws)),
+                most: MOST_MESSAGES,
+                visibility,
+                jitter: Jitter::from_entropy(),
+                clock: LeaseClock::of_system(),
+                seat: Seat::OwnThread,
+            });
+            let (queue, run_id) = (queue(client), run_id.to_owned());
+            let run = Save { hold, queue, archive, source, remove, most, run_id, stop };
             let listener = Saved { page: Page::new(place.json) };
             let report = run.run(&listener).await;
             listener.page.close();
@@ -115,18 +120,6 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
             }
             Ok(ending(&report.ended, false, report.is_well()))
         }
-    }
-}
-
-/// The settler's desk of a command that receives: its client is its own, on the settler's thread.
-fn desk(aws: &SdkConfig, url: &str) -> Desk {
-    Desk {
-        queue: Arc::new(SqsQueue::new(sqs::settling_client(aws), url)),
-        failures: Failures::Returned,
-        books: Arc::new(Books::default()),
-        jitter: Jitter::from_entropy(),
-        visibility: LEASE,
-        lease_clock: LeaseClock::of_system(),
     }
 }
 
@@ -168,12 +161,13 @@ impl save::Sink for Saved {
 }
 
 fn restored(tally: &restore::Tally, dry: bool) -> String {
-    let restore::Tally { looked_at, sent, twice, refused, envelopes, unwanted, unreadable, gone, .. } = tally;
+    let restore::Tally { looked_at, sent, twice, refused, envelopes, unwanted, later, unreadable, gone, .. } = tally;
     let verb = if dry { "would be sent back" } else { "sent back" };
     let mut text = format!("{looked_at} letters looked at: {sent} {verb}, {unwanted} not selected");
     for (number, what) in [
         (*twice, "were archived twice and sent once"),
         (*envelopes, "are envelopes of letters in the dead-letter queue"),
+        (*later, "were archived since it began: for another run"),
         (*gone, "were restored by somebody else meanwhile"),
         (*unreadable, "could not be read"),
         (*refused, "were refused by the queue and stay"),

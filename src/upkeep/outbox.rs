@@ -4,7 +4,7 @@
 //! rate, and that it gives up within bounds: an entry may be sent twice (a reply that says nothing), which is harmless,
 //! for its work is the same.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Trouble, limited};
 use crate::message::MessageId;
-use crate::queue::{Outgoing, Queue, SQS_MAX_BATCH, SQS_MAX_MESSAGE_BYTES};
+use crate::queue::{Outgoing, Queue, QueueError, SQS_MAX_BATCH, SQS_MAX_MESSAGE_BYTES};
 
 /// Sends of one batch until what is left is given up.
 const ROUNDS: u32 = 6;
@@ -75,10 +75,11 @@ impl Outbox {
     }
 
     /// Sends up to [`Outbox::batch`] messages, and again what was refused; in several calls where they have more than
-    /// SQS's 1 MiB together.
+    /// SQS's 1 MiB together, and each on its own where a whole call was refused: one message may be to blame.
     pub async fn post(&mut self, messages: &[Outgoing]) -> Posted {
         let mut left: Vec<usize> = (0..messages.len()).collect();
         let mut posted = Posted { ids: vec![None; messages.len()], refused: true, why: String::new() };
+        let mut alone = BTreeSet::new();
         let mut wait = FIRST_WAIT;
         for round in 0..ROUNDS {
             if left.is_empty() {
@@ -90,15 +91,29 @@ impl Outbox {
             }
             let mut again = Vec::new();
             posted.refused = true;
-            for call in calls(messages, &left) {
+            for call in calls(messages, &left, &alone) {
                 self.pace(call.len()).await;
                 let entries: Vec<Outgoing> = call.iter().filter_map(|at| messages.get(*at)).cloned().collect();
-                match limited(self.queue.send_batch(&entries)).await {
+                let reply = async {
+                    match self.queue.send_batch(&entries).await {
+                        Err(QueueError::Refused(why)) => Ok(Err(why)),
+                        reply => reply.map(Ok),
+                    }
+                };
+                match limited(reply).await {
                     Err(Trouble::Sick(told) | Trouble::Own(told)) => {
                         (posted.why, posted.refused) = (told, false);
                         again.extend(call);
                     }
-                    Ok(replies) => {
+                    Ok(Err(why)) => {
+                        posted.why = format!("SQS refused it: {why}");
+                        // One of them may be to blame. Alone it is refused for itself, and the same again cannot help.
+                        if call.len() > 1 {
+                            alone.extend(call.iter().copied());
+                            again.extend(call);
+                        }
+                    }
+                    Ok(Ok(replies)) => {
                         let mut replies = replies.into_iter();
                         // One reply for each, in order; what has none was not acknowledged.
                         for at in call {
@@ -147,20 +162,27 @@ impl Outbox {
     }
 }
 
-/// The messages at these places as calls that SQS takes: 1 MiB together, if there is more than one.
-fn calls(messages: &[Outgoing], places: &[usize]) -> Vec<Vec<usize>> {
+/// The messages at these places as calls that SQS takes: 1 MiB together, if there is more than one, and those `alone`
+/// one by one.
+fn calls(messages: &[Outgoing], places: &[usize], alone: &BTreeSet<usize>) -> Vec<Vec<usize>> {
     let mut calls: Vec<Vec<usize>> = Vec::new();
-    let mut room = 0;
+    let mut room = None;
     for at in places {
+        if alone.contains(at) {
+            calls.push(vec![*at]);
+            room = None;
+            continue;
+        }
         let bytes = messages.get(*at).map_or(0, Outgoing::bytes);
-        match calls.last_mut().filter(|call| call.len() < SQS_MAX_BATCH && bytes <= room) {
+        let left = room.and_then(|room: usize| room.checked_sub(bytes));
+        match calls.last_mut().filter(|call| call.len() < SQS_MAX_BATCH && left.is_some()) {
             Some(call) => {
                 call.push(*at);
-                room -= bytes;
+                room = left;
             }
             None => {
                 calls.push(vec![*at]);
-                room = SQS_MAX_MESSAGE_BYTES.saturating_sub(bytes);
+                room = Some(SQS_MAX_MESSAGE_BYTES.saturating_sub(bytes));
             }
         }
     }
@@ -169,7 +191,61 @@ fn calls(messages: &[Outgoing], places: &[usize]) -> Vec<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::message::{Message, ReceiptHandle};
+    use crate::queue::{BatchSize, EntryReply, QueueFacts, SendReply};
+
+    /// Refuses each call that has a bad message in it; remembers what it took, and how many calls there were.
+    #[derive(Default)]
+    struct Picky(Mutex<(Vec<String>, usize)>);
+
+    const NOT_ASKED: &str = "nobody asks this";
+
+    #[async_trait]
+    impl Queue for Picky {
+        async fn receive(&self, _: BatchSize, _: Duration, _: Duration) -> Result<Vec<Message>, QueueError> {
+            Err(QueueError::Refused(NOT_ASKED.into()))
+        }
+        async fn delete(&self, _: &[ReceiptHandle]) -> Result<Vec<EntryReply>, QueueError> {
+            Err(QueueError::Refused(NOT_ASKED.into()))
+        }
+        async fn change_visibility(&self, _: &[(ReceiptHandle, Duration)]) -> Result<Vec<EntryReply>, QueueError> {
+            Err(QueueError::Refused(NOT_ASKED.into()))
+        }
+        async fn send(&self, _: &Outgoing) -> Result<MessageId, QueueError> {
+            Err(QueueError::Refused(NOT_ASKED.into()))
+        }
+        async fn send_batch(&self, messages: &[Outgoing]) -> Result<Vec<SendReply>, QueueError> {
+            let mut seen = self.0.lock().unwrap();
+            seen.1 += 1;
+            if messages.iter().any(|message| message.body.starts_with("bad")) {
+                return Err(QueueError::Refused("InvalidParameterValue".into()));
+            }
+            seen.0.extend(messages.iter().map(|message| message.body.clone()));
+            Ok(messages.iter().map(|message| Ok(MessageId(message.body.clone()))).collect())
+        }
+        async fn facts(&self) -> Result<QueueFacts, QueueError> {
+            Err(QueueError::Refused(NOT_ASKED.into()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_for_which_a_whole_call_is_refused_stays_alone() {
+        let queue = Arc::new(Picky::default());
+        let mut outbox = Outbox::new(queue.clone(), 1_000);
+        let bodies: Vec<String> =
+            (0..10).map(|n| if n == 3 || n == 7 { format!("bad{n}") } else { format!("{n}") }).collect();
+        let unsent = outbox.send_bodies(&bodies).await.unwrap_err();
+        assert_eq!((unsent.left, unsent.refused), (vec![3, 7], true), "their own trouble");
+        assert!(unsent.why.contains("InvalidParameterValue"));
+        let (mut took, calls) = std::mem::take(&mut *queue.0.lock().unwrap());
+        took.sort();
+        assert_eq!((took, calls), (["0", "1", "2", "4", "5", "6", "8", "9"].map(String::from).to_vec(), 11));
+    }
 
     #[test]
     fn no_call_has_more_than_ten_messages_or_a_mebibyte() {
@@ -185,7 +261,7 @@ mod tests {
         ] {
             let messages: Vec<Outgoing> = sizes.iter().map(sized).collect();
             let all: Vec<usize> = (0..messages.len()).collect();
-            let calls = calls(&messages, &all);
+            let calls = calls(&messages, &all, &BTreeSet::new());
             assert_eq!(calls.iter().map(Vec::len).collect::<Vec<_>>(), expected, "{sizes:?}");
             assert_eq!(calls.concat(), all, "each once, in order");
         }

@@ -21,6 +21,7 @@ mod waiting;
 mod world;
 
 mod archive;
+mod archive_cut;
 mod body_shapes;
 mod broken;
 mod crash;

@@ -176,13 +176,18 @@ impl World {
 
     /// Several, in batches; their ids.
     pub async fn send_all(&self, bodies: &[String]) -> Vec<String> {
+        self.send_all_to(&self.queue, bodies).await
+    }
+
+    /// The same, to any queue.
+    pub async fn send_all_to(&self, queue: &str, bodies: &[String]) -> Vec<String> {
         let mut ids = Vec::with_capacity(bodies.len());
         for some in bodies.chunks(10) {
             let entry = |(n, body): (usize, &String)| {
                 SendMessageBatchRequestEntry::builder().id(n.to_string()).message_body(body).build().unwrap()
             };
             let entries = some.iter().enumerate().map(entry).collect();
-            let send = self.sqs.send_message_batch().queue_url(&self.queue).set_entries(Some(entries));
+            let send = self.sqs.send_message_batch().queue_url(queue).set_entries(Some(entries));
             let sent = send.send().await.unwrap();
             assert!(sent.failed.is_empty(), "{:?}", sent.failed);
             ids.extend(sent.successful.into_iter().map(|entry| entry.message_id));

@@ -1,10 +1,13 @@
 //! `redrive archive`: its flags, and what comes of them.
 
+use std::time::Duration;
+
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::upkeep::{QueueArgs, queue};
 use super::when::{When, when};
 use crate::config::mistakes::Reader;
+use crate::config::values::seconds;
 use crate::config::{setting, urls};
 use crate::redrive::archive::Source;
 use crate::redrive::archive::shelf::Selection;
@@ -28,8 +31,9 @@ Exit codes: 0 well · 3 partial: some could not be read, sent or saved, or are n
 
 const SAVE_HELP: &str = "\
 Writes every message that the queue hands out to archive/{main|dlq}/{day}/{message id}.json. Each is held under a lease
-until the end, and then returned: it costs each message one receive (towards maxReceiveCount). With --remove each is
-deleted once S3 has acknowledged its object. A pause does not stop this: it works on nothing, and before a purge the
+until the end, hidden from the workers, and then returned: it costs each message one receive (towards maxReceiveCount). With
+--remove each is deleted once S3 has acknowledged its object. Killed, the same command saves all again, once the leases have
+ended (--visibility-timeout). A pause does not stop this: it works on nothing, and before a purge the
 workers should stand still (`redrive pause`), for what they hold in flight cannot be seen: it is counted, and told (exit 3).
 The way back: redrive archive restore --queue main --all.
 
@@ -38,8 +42,8 @@ Examples:
   redrive archive save --queue dlq --remove --json";
 
 const RESTORE_HELP: &str = "\
-Sends archived letters to the workers' queue, body, attributes and group byte for byte, oldest first; each object goes
-after the queue has acknowledged its message. The `Quittance` attribute says 0 redrives again: whoever restores has mended
+Sends archived letters to the workers' queue, body, attributes and group byte for byte, day by day, the oldest first; each
+object goes after the queue has acknowledged its message. What is archived after it began is for another run. The `Quittance` attribute says 0 redrives again: whoever restores has mended
 something, and the message gets its whole budget. Killed at any moment, the same command goes on: what was sent and not
 yet removed is sent twice, which is harmless. Obeys `redrive pause`.
 
@@ -148,6 +152,10 @@ struct SaveArgs {
     /// Delete each message once it is saved; default: all are returned at the end.
     #[arg(long)]
     remove: bool,
+    /// Lease length in seconds; default 120, range 10 to 43200. Extended while a message is held; a run that is killed hides
+    /// its messages for so long.
+    #[arg(long, env = "SQS_VISIBILITY_TIMEOUT", value_name = "SECONDS")]
+    visibility_timeout: Option<String>,
     /// Messages to save at most; default: all, but 20000 at most without --remove.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_messages: Option<u32>,
@@ -207,6 +215,8 @@ pub enum ArchiveOrder {
         dlq_url: Option<String>,
         /// Delete what is saved.
         remove: bool,
+        /// Lease length.
+        visibility: Duration,
         /// At most.
         most: Option<usize>,
     },
@@ -266,11 +276,13 @@ fn save(read: &Reader<'_>, args: &SaveArgs) -> Option<ArchiveOrder> {
     let form = || urls::queue("the workers refuse it");
     let queue_url = read.required(&setting!(read, args.queue_url), "give the workers' queue", form());
     let dlq_url = read.optional(&setting!(read, args.dlq_url), form());
+    let visibility = read.value(&setting!(read, args.visibility_timeout), "120", seconds(10..=43_200));
     Some(ArchiveOrder::Save {
         source: source(&args.queue),
         queue_url: queue_url?,
         dlq_url: dlq_url?,
         remove: args.remove,
+        visibility: visibility?,
         most: args.max_messages.map(|most| usize::try_from(most).unwrap_or(usize::MAX)),
     })
 }

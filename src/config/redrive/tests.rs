@@ -220,8 +220,12 @@ fn the_archive_is_listed_shown_restored_and_filled() {
         "{told:?}"
     );
 
-    let saved =
-        |source, remove, most| ArchiveOrder::Save { source, queue_url: QUEUE.into(), dlq_url: None, remove, most };
+    let saved = |source, remove, most| {
+        let visibility = Duration::from_secs(120);
+        ArchiveOrder::Save { source, queue_url: QUEUE.into(), dlq_url: None, remove, visibility, most }
+    };
+    let short = order(&[("SQS_VISIBILITY_TIMEOUT", "60")], &["archive", "--queue", "main"]);
+    assert!(matches!(short, ArchiveOrder::Save { visibility, .. } if visibility.as_secs() == 60), "{short:?}");
     let list = order(&[], &["archive", "--json", "list"]);
     assert!(matches!(list, ArchiveOrder::List { .. }), "a flag of all commands may stand anywhere: {list:?}");
     for spelling in [&["archive", "--queue", "main"][..], &["archive", "save", "--queue", "main"]] {

@@ -19,6 +19,8 @@ use crate::upkeep::Trouble;
 
 /// Reasons that are told apart; they are a closed list, but an object may say anything.
 const REASONS: usize = 30;
+/// Letters of one message that are held and shown: each may have megabytes.
+const FOUND: usize = 20;
 /// Source keys of one letter in a report; `show` tells all.
 const KEYS: usize = 10;
 
@@ -106,6 +108,28 @@ impl Line {
     }
 }
 
+/// Letters of one message, and their objects.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The first of them.
+    pub letters: Vec<(String, Archived)>,
+    /// There are more.
+    pub more: bool,
+}
+
+impl Found {
+    fn add(&mut self, object: String, letter: Archived) {
+        self.more |= self.letters.len() >= FOUND;
+        if !self.more {
+            self.letters.push((object, letter));
+        }
+    }
+}
+
+pub(in crate::redrive) fn more_than_shown() -> String {
+    format!("\nthere are more archived letters of this message than the {FOUND} that are shown\n")
+}
+
 impl Shelf {
     /// Counts by day and reason, and shows the oldest `limit` letters.
     pub async fn list(&self, selection: &Selection, limit: usize) -> Result<Answer, Trouble> {
@@ -164,18 +188,18 @@ impl Shelf {
         }
     }
 
-    /// All letters that were archived, or first sent, under this id, of both queues. `tell`: how many were read so far,
+    /// The letters that were archived, or first sent, under this id, of both queues. `tell`: how many were read so far,
     /// where all have to be.
-    pub async fn find(&self, id: &str, tell: &(dyn Fn(u64) + Sync)) -> Result<Vec<(String, Archived)>, Trouble> {
-        let mut found = Vec::new();
+    pub async fn find(&self, id: &str, tell: &(dyn Fn(u64) + Sync)) -> Result<Found, Trouble> {
+        let mut found = Found::default();
         for source in [Source::Dlq, Source::Main] {
             for key in self.keys_by_id(source, id).await? {
                 if let Read::Letter(letter) = self.read(&key).await? {
-                    found.push((key, *letter));
+                    found.add(key, *letter);
                 }
             }
         }
-        if !found.is_empty() {
+        if !found.letters.is_empty() {
             return Ok(found);
         }
         // Its first id is in no key: all are read.
@@ -189,11 +213,14 @@ impl Shelf {
                 while let Some((read, key)) = reads.next().await {
                     seen += 1;
                     match read? {
-                        Read::Letter(letter) if letter.is_called(id) => found.push((key, *letter)),
+                        Read::Letter(letter) if letter.is_called(id) => found.add(key, *letter),
                         Read::Letter(_) | Read::Gone | Read::Unreadable(_) => {}
                     }
                 }
                 tell(seen);
+                if found.more {
+                    return Ok(found);
+                }
             }
         }
         Ok(found)
@@ -210,10 +237,12 @@ impl Shelf {
         struct ShowReport<'a> {
             message_id: &'a str,
             found: Vec<Shown<'a>>,
+            more: bool,
         }
-        let found = self.find(id, tell).await?;
+        let Found { letters: found, more } = self.find(id, tell).await?;
         let report = ShowReport {
             message_id: id,
+            more,
             found: found.iter().map(|(object, letter)| Shown { object, letter }).collect(),
         };
         if found.is_empty() {
@@ -224,7 +253,10 @@ impl Shelf {
             );
             return Ok(Answer::of(&report, text, exit::EX_PARTIAL));
         }
-        let text = found.iter().map(|(object, letter)| full(object, letter)).collect::<Vec<_>>().join("\n");
+        let mut text = found.iter().map(|(object, letter)| full(object, letter)).collect::<Vec<_>>().join("\n");
+        if more {
+            text += &more_than_shown();
+        }
         Ok(Answer::of(&report, text, exit::EX_OK))
     }
 }
@@ -253,8 +285,9 @@ impl ListReport {
         for line in &self.letters {
             let _ = writeln!(page, "{}", line.text());
         }
-        if self.matching.unwrap_or(*objects) > self.letters.len() as u64 && self.letters.len() >= limit {
-            let _ = writeln!(page, "… the oldest {limit} are shown (--limit)");
+        // Of days alone no more are read than are asked for: among them may be envelopes, which are no letters.
+        if self.matching.map_or(objects > read, |matching| matching > self.letters.len() as u64) {
+            let _ = writeln!(page, "… only the oldest {limit} are shown (--limit)");
         }
         if let Some(trouble) = &self.trouble {
             let _ = writeln!(page, "{unreadable} cannot be read, the first: {}", detail(trouble));

@@ -3,7 +3,8 @@
 //! Promises that a letter's object goes only after the queue has acknowledged its message (killed in between, the next
 //! run sends it once more: a duplicate, which is harmless, and never a loss), that body, attributes and group are those
 //! that were archived, and that an envelope, whose letter is still in the DLQ, is never sent. A run can be stopped
-//! between any two batches; the same command goes on, for what is done is gone.
+//! between any two batches; the same command goes on, for what is done is gone. It takes what was archived before it
+//! began and nothing later: what fails again meanwhile and is archived by a drain beside it does not go round.
 //!
 //! The `Quittance` attribute of a restored letter says 0 redrives: an operator restores on purpose, after something was
 //! mended, so it gets the whole budget again; with the old count the next failure would go straight back to the archive.
@@ -14,6 +15,7 @@ use std::collections::BTreeSet;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::shelf::{Read, Selection, Shelf, TOGETHER};
@@ -37,12 +39,14 @@ pub struct Restore {
     pub selection: Selection,
     /// At most so many.
     pub most: Option<u64>,
-    /// Asked between two batches.
+    /// Now, by the wall clock, Unix milliseconds: what is archived later is for another run.
+    pub began_ms: u64,
+    /// Asked before each letter and between two batches.
     pub stop: CancellationToken,
 }
 
-/// What was counted. `looked_at = sent + twice + refused + envelopes + unwanted + unreadable + gone`, once a run is
-/// complete (with `--dry-run`: `sent` would be).
+/// What was counted. `looked_at = sent + twice + refused + envelopes + unwanted + later + unreadable + gone`, once a run
+/// is complete (with `--dry-run`: `sent` would be).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Tally {
     /// Objects that were read.
@@ -57,7 +61,9 @@ pub struct Tally {
     pub envelopes: u64,
     /// Not selected.
     pub unwanted: u64,
-    /// No letters of ours, or out of reach; they stay.
+    /// Selected, but archived since this run began.
+    pub later: u64,
+    /// No letters of ours, out of reach, or more than SQS takes; they stay.
     pub unreadable: u64,
     /// Restored by somebody else meanwhile.
     pub gone: u64,
@@ -97,7 +103,17 @@ pub trait Sink: Send {
 struct Pending {
     object: String,
     letter: Archived,
+    likeness: Likeness,
     outgoing: Outgoing,
+}
+
+/// Hash of a letter's id and of all that would be sent: objects of one id that say different things are two messages.
+type Likeness = [u8; 32];
+
+fn likeness(letter: &Archived) -> Result<Likeness, String> {
+    let Archived { message_id, body, attributes, group_id, .. } = letter;
+    let whole = serde_json::to_vec(&(message_id, body, attributes, group_id)).map_err(|error| error.to_string())?;
+    Ok(Sha256::digest(&whole).into())
 }
 
 /// What a run remembers.
@@ -105,8 +121,8 @@ struct Pending {
 struct Run {
     tally: Tally,
     pending: Vec<Pending>,
-    /// Ids of messages that were sent: a message archived on two days is one message.
-    sent: BTreeSet<String>,
+    /// Messages that were sent: a message archived on two days is one message.
+    sent: BTreeSet<Likeness>,
     refused_in_a_row: u32,
 }
 
@@ -150,6 +166,10 @@ impl Restore {
         let reads = keys.into_iter().map(async |key| (shelf.read(&key).await, key));
         let mut reads = futures_util::stream::iter(reads).buffered(TOGETHER);
         while let Some((read, key)) = reads.next().await {
+            // Here as well: among letters that are not wanted no batch ever comes.
+            if self.stop.is_cancelled() {
+                return Err(Halt::Interrupted);
+            }
             run.tally.looked_at += 1;
             self.one(read?, key, run, sink).await?;
             if self.is_enough(run) {
@@ -180,35 +200,39 @@ impl Restore {
             run.tally.unwanted += 1;
             return Ok(());
         }
-        if run.pending.iter().any(|pending| pending.letter.message_id == letter.message_id) {
-            self.flush(run, sink).await?;
-        }
-        if run.sent.contains(&letter.message_id) {
-            run.tally.twice += 1;
-            self.remove(vec![object], run, sink).await;
+        if letter.archived_ms().is_some_and(|at| at > self.began_ms) {
+            run.tally.later += 1;
             return Ok(());
         }
-        let outgoing = match restored(&letter) {
-            Ok(outgoing) => outgoing,
-            Err(why) => {
+        let (likeness, outgoing) = match (likeness(&letter), restored(&letter)) {
+            (Ok(likeness), Ok(outgoing)) => (likeness, outgoing),
+            (Err(why), _) | (_, Err(why)) => {
                 run.tally.unreadable += 1;
                 sink.trouble(&object, &why);
                 return Ok(());
             }
         };
-        run.pending.push(Pending { object, letter, outgoing });
+        if run.pending.iter().any(|pending| pending.likeness == likeness) {
+            self.flush(run, sink).await?;
+        }
+        if run.sent.contains(&likeness) {
+            run.tally.twice += 1;
+            self.remove(vec![object], run, sink).await;
+            return Ok(());
+        }
+        run.pending.push(Pending { object, letter, likeness, outgoing });
         let full = self.outbox.as_ref().map_or(1, Outbox::batch);
         if run.pending.len() >= full { self.flush(run, sink).await } else { Ok(()) }
     }
 
     /// Sends what is pending, then removes what was acknowledged.
     async fn flush(&mut self, run: &mut Run, sink: &mut dyn Sink) -> Result<(), Halt> {
-        if self.stop.is_cancelled() {
-            return Err(Halt::Interrupted);
-        }
         let pending = std::mem::take(&mut run.pending);
         if pending.is_empty() {
             return Ok(());
+        }
+        if self.stop.is_cancelled() {
+            return Err(Halt::Interrupted);
         }
         let (left, refused, why) = match &mut self.outbox {
             None => (Vec::new(), false, String::new()),
@@ -233,7 +257,7 @@ impl Restore {
             run.tally.sent += 1;
             run.tally.without_note += u64::from(!one.outgoing.attributes.contains_key(ATTRIBUTE));
             sink.restored(&one.object, &one.letter);
-            run.sent.insert(one.letter.message_id);
+            run.sent.insert(one.likeness);
             acknowledged.push(one.object);
         }
         self.remove(acknowledged, run, sink).await;
@@ -263,6 +287,9 @@ impl Restore {
 /// The message as it goes back. Where there is no room for a note it goes without.
 pub fn restored(letter: &Archived) -> Result<Outgoing, String> {
     let bare = letter.outgoing()?;
+    if !bare.fits() || bare.body.is_empty() {
+        return Err("is no message that SQS takes: a body of 1 byte at least, 10 attributes, 1 MiB in all".to_owned());
+    }
     let foreign = match bare.attributes.get(ATTRIBUTE) {
         None => false,
         // A copy of a message on its way through the main queue: nobody has given up on it, and its count stands.

@@ -2,72 +2,68 @@
 //!
 //! Promises that a message counts as saved only when its object is acknowledged, and is deleted (`remove`) only after
 //! that. Otherwise every message is held under its lease until the end and then returned, so that each is seen once; a
-//! run that is killed lets go of them when their leases end. Nothing is charged and nothing dead-lettered. What others
-//! hold in flight cannot be seen: it is counted and said.
+//! run that is killed lets go of them when their leases end. Nothing is charged and nothing dead-lettered, and a run that
+//! cannot go on (nothing is written, no delete is acknowledged) ends rather than receive the same messages again and
+//! again. What others hold in flight cannot be seen: it is counted and said.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Archive, Source};
 use crate::books::BooksLine;
-use crate::lease::{Intake, Lease};
+use crate::lease::Lease;
 use crate::outcome::{Judgement, Outcome, Verdict};
-use crate::pipeline::{Seat, how_it_broke, start_settler};
-use crate::queue::{BatchSize, Queue, QueueFacts, SQS_MAX_BATCH};
-use crate::receive::poll_wait;
-use crate::settle::{Desk, Settler, SettlerBroken};
+use crate::queue::{Queue, QueueFacts};
+use crate::redrive::hold::{self, Hold};
+use crate::settle::SettlerBroken;
 use crate::upkeep::{Ended, Trouble, patiently};
 
-/// Receivers at work side by side: at 10 ms a poll and 30 ms an object some 1,000 messages a second.
-const RECEIVERS: usize = 4;
-/// Lease of a message that is held; extended by heartbeat. A run that is killed hides messages for this long.
-pub const LEASE: Duration = Duration::from_secs(120);
-/// Long enough to ask all of SQS's servers, and short enough for somebody who waits for the end.
-pub const POLL_WAIT: Duration = Duration::from_secs(5);
-/// Empty long polls in a row until the queue is asked for its counts.
-const EMPTY_POLLS: u32 = 8;
+/// Empty rounds of long polls in a row until the queue is asked for its counts.
+const EMPTY_ROUNDS: u32 = 3;
 /// And until it is not asked any more: what it counts is not handed out.
-const MOST_EMPTY_POLLS: u32 = 40;
-/// Failed polls in a row, of all receivers, until the queue is called sick.
-const FAILED_POLLS: u32 = 12;
+const MOST_EMPTY_ROUNDS: u32 = 20;
+/// Failed rounds in a row until the queue is called sick.
+const FAILED_ROUNDS: u32 = 4;
+const POLL_AGAIN: Duration = Duration::from_secs(1);
 /// Objects in a row that could not be written, each for a reason of its own: it is everybody's.
 const UNSAVED_IN_A_ROW: u32 = 20;
+/// Deletes not acknowledged yet with which it goes on: their leases are kept, for hours.
+const UNDELETED: u64 = 200;
+/// With more than that for so long and not one acknowledged, SQS is called sick; and so it is when as many leases end in a
+/// row, for those messages come back, and would be saved in a circle until SQS moves them to the DLQ.
+const UNDELETED_FOR: Duration = Duration::from_secs(300);
 /// SQS's counts are approximate, and right within a minute when nobody sends: looks at them, and between two.
 const LOOKS: u32 = 4;
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-const POLL_AGAIN: Duration = Duration::from_secs(1);
-/// A poll may last this much longer than its wait.
-const POLL_GRACE: Duration = Duration::from_secs(15);
-/// Held messages that are let go together: their returns are calls of ten each.
-const LET_GO: usize = 100;
 /// Held at once, at most. SQS's limit of messages in flight is about 120,000 and others have theirs; and the settler looks
-/// at all that it holds at every turn, and extends each every 40 s.
+/// at all that it holds at every turn, and extends each at a third of its lease.
 pub const MOST_MESSAGES: usize = 20_000;
-/// Bodies that are held at once; more messages than that are for another run, or for `--remove`.
+/// Bodies that are held at once, but for one round of polls; more messages than that are for another run, or for
+/// `--remove`.
 const MOST_BYTES: usize = 512 * 1024 * 1024;
 
 /// One run.
 pub struct Save {
-    /// The queue, on the polling client.
+    /// The queue under leases; it has a seat for each message that is held, [`MOST_MESSAGES`] do.
+    pub hold: Hold,
+    /// The queue, for its counts.
     pub queue: Arc<dyn Queue>,
-    /// The settler's desk, on its own client; it counts no failures.
-    pub desk: Desk,
-    /// Where the settler runs.
-    pub seat: Seat,
     /// Where letters are written.
     pub archive: Archive,
     /// Which of the two queues it is.
     pub source: Source,
     /// Delete each message once it is saved.
     pub remove: bool,
-    /// At most so many messages; without `remove` no more than [`MOST_MESSAGES`] are held.
+    /// At most so many messages; without `remove` no more than the hold has seats for.
     pub most: Option<usize>,
     /// Of this process, for the letters.
     pub run_id: String,
-    /// Asked between two polls.
+    /// Asked between two rounds of polls.
     pub stop: CancellationToken,
 }
 
@@ -120,90 +116,87 @@ pub trait Sink: Send + Sync {
     fn progress(&self, tally: &Tally);
 }
 
-/// What the receivers share.
-#[derive(Default)]
-struct Shared {
+/// A run under way.
+struct Run<'a> {
+    of: Save,
     tally: Tally,
-    /// Saved, and to be returned at the end.
+    sink: &'a dyn Sink,
+    /// To be returned at the end: saved, or not to be.
     held: Vec<Lease>,
     held_bytes: usize,
-    /// Asked for by polls that are open.
-    claimed: usize,
-    empty: u32,
-    failed: u32,
     unsaved_in_a_row: u32,
+    deletes: Deletes,
     at_limit: bool,
-    sick: Option<String>,
-    over: bool,
+}
+
+/// Deletes as the books show them.
+#[derive(Default)]
+struct Deletes {
+    acknowledged: u64,
+    /// Leases lost when the last one was acknowledged.
+    lost_before: u64,
+    /// Since when too many wait.
+    waiting: Option<Instant>,
+}
+
+impl Deletes {
+    /// Whether to wait for more of them; the error is SQS's sickness.
+    fn wait(&mut self, books: &BooksLine, undeleted: u64) -> Result<bool, Trouble> {
+        if books.deleted > self.acknowledged {
+            *self = Self { acknowledged: books.deleted, lost_before: books.lease_lost, waiting: None };
+        }
+        let lost = books.lease_lost - self.lost_before;
+        let waits = undeleted > UNDELETED;
+        let since = self.waiting.filter(|_| waits).or_else(|| waits.then(Instant::now));
+        self.waiting = since;
+        if lost >= UNDELETED || since.is_some_and(|since| since.elapsed() >= UNDELETED_FOR) {
+            return Err(Trouble::Sick(format!("SQS: {} deletes were not acknowledged", lost + undeleted)));
+        }
+        Ok(waits)
+    }
+}
+
+/// What the next round may ask for.
+enum Room {
+    For(usize),
+    /// Deletes have to be acknowledged first.
+    Wait,
+    None,
 }
 
 impl Save {
     /// Saves what the queue hands out until it is empty.
     pub async fn run(self, sink: &dyn Sink) -> Result<Report, SettlerBroken> {
-        let Self { queue, desk, seat, archive, source, remove, most, run_id, stop } = self;
-        let held_at_most = most.unwrap_or(MOST_MESSAGES).min(MOST_MESSAGES);
-        let most = if remove { most.unwrap_or(usize::MAX) } else { held_at_most };
-        // A seat for every message that may be held, and for every open poll.
-        let (intake, words) = Intake::new(RECEIVERS * SQS_MAX_BATCH + held_at_most);
-        let (books, clock, visibility) = (Arc::clone(&desk.books), desk.lease_clock.clone(), desk.visibility);
-        let mut settler = start_settler(Settler::new(desk, words), seat);
-        let shared = Mutex::new(Shared::default());
-        {
-            let receiver = Receiver {
-                queue: queue.as_ref(),
-                archive: &archive,
-                intake: &intake,
-                shared: &shared,
-                stop: &stop,
-                sink,
-                wait: poll_wait(visibility).min(POLL_WAIT),
-                visibility,
-                clock: &clock,
-                source,
-                remove,
-                most,
-                run_id: &run_id,
-            };
-            let receivers = futures_util::future::join_all((0..RECEIVERS).map(|_| receiver.run()));
-            tokio::select! {
-                biased;
-                _ = receivers => {}
-                broken = &mut settler => return Err(how_it_broke(broken)),
-            }
-        }
-        let mut held = std::mem::take(&mut lock(&shared).held);
+        let mut run = Run {
+            of: self,
+            tally: Tally::default(),
+            sink,
+            held: Vec::new(),
+            held_bytes: 0,
+            unsaved_in_a_row: 0,
+            deletes: Deletes::default(),
+            at_limit: false,
+        };
+        let sick = run.until_empty().await.err();
+        let Run { of, mut tally, held, at_limit, .. } = run;
+        let Save { hold, queue, remove, stop, .. } = of;
+        let counts = sick.is_none() && !stop.is_cancelled();
         let mut unseen = Ok(0);
-        let sick = lock(&shared).sick.take();
-        if !remove && sick.is_none() && !stop.is_cancelled() {
+        if counts && !remove {
             // Counted while ours are still held: what else is in flight is in the hands of others.
             unseen = count_beside(queue.as_ref(), held.len() as u64).await;
         }
-        while !held.is_empty() {
-            held.truncate(held.len().saturating_sub(LET_GO));
-            // Given back when SQS has answered: a queue of thousands is not returned in one burst.
-            tokio::select! {
-                biased;
-                () = intake.at_most(held.len()) => {}
-                broken = &mut settler => return Err(how_it_broke(broken)),
-            }
-        }
-        drop(intake);
-        match settler.await {
-            Ok(Ok(())) => {}
-            broken @ (Ok(Err(_)) | Err(_)) => return Err(how_it_broke(broken)),
-        }
-        let books = books.snapshot(true);
-        if remove && sick.is_none() && !stop.is_cancelled() {
+        let books = hold.end(held).await?;
+        if counts && remove {
             unseen = count_beside(queue.as_ref(), books.returned).await;
         }
-        let Shared { mut tally, at_limit, .. } = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
         (tally.removed, tally.returned, tally.lease_lost) = (books.deleted, books.returned, books.lease_lost);
         let (unseen, uncounted) = match unseen {
             Ok(unseen) => (unseen, None),
-            Err(trouble) => (0, Some(trouble.to_string())),
+            Err(trouble) => (0, Some(trouble)),
         };
         let ended = match sick.or(uncounted) {
-            Some(why) => Ended::Sick(why),
+            Some(trouble) => Ended::Sick(trouble.to_string()),
             None if stop.is_cancelled() => Ended::Interrupted,
             None => Ended::Complete,
         };
@@ -216,7 +209,7 @@ async fn count_beside(queue: &dyn Queue, known: u64) -> Result<u64, Trouble> {
     let mut beside = 0;
     for look in 0..LOOKS {
         if look > 0 {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            sleep(LOOK_AGAIN).await;
         }
         let QueueFacts { visible, delayed, in_flight, .. } = patiently(|| queue.facts()).await?;
         beside = (visible + delayed + in_flight).saturating_sub(known);
@@ -227,147 +220,111 @@ async fn count_beside(queue: &dyn Queue, known: u64) -> Result<u64, Trouble> {
     Ok(beside)
 }
 
-/// One of several that receive and write.
-struct Receiver<'a> {
-    queue: &'a dyn Queue,
-    archive: &'a Archive,
-    intake: &'a Intake,
-    shared: &'a Mutex<Shared>,
-    stop: &'a CancellationToken,
-    sink: &'a dyn Sink,
-    wait: Duration,
-    visibility: Duration,
-    clock: &'a crate::clock::LeaseClock,
-    source: Source,
-    remove: bool,
-    most: usize,
-    run_id: &'a str,
-}
-
-impl Receiver<'_> {
-    async fn run(&self) {
-        while let Some(claim) = self.claim() {
-            let Some(seats) = self.intake.seats(1, claim).await else { return };
-            // Not cancelled by the stop: an aborted poll still hides what it was about to hand out.
-            let sent = self.clock.now();
-            let poll = self.queue.receive(BatchSize::clamped(seats.len()), self.wait, self.visibility);
-            let trouble = match tokio::time::timeout(self.wait + POLL_GRACE, poll).await {
-                Ok(Ok(messages)) if messages.is_empty() => None,
-                Ok(Ok(messages)) => {
-                    let leases = self.intake.admit(messages, seats, sent).await;
-                    {
-                        let mut shared = lock(self.shared);
-                        (shared.empty, shared.failed) = (0, 0);
-                        shared.tally.received += leases.len() as u64;
-                        shared.claimed = shared.claimed.saturating_sub(claim);
-                    }
-                    futures_util::future::join_all(leases.into_iter().map(|lease| self.save(lease))).await;
-                    let tally = lock(self.shared).tally.clone();
-                    self.sink.progress(&tally);
+impl Run<'_> {
+    /// Round after round, until nothing is visible or about to be, until it is told to stop, or at a limit.
+    async fn until_empty(&mut self) -> Result<(), Trouble> {
+        let (mut empty, mut failed) = (0, 0);
+        while !self.of.stop.is_cancelled() {
+            let room = match self.room()? {
+                Room::For(room) => room,
+                Room::Wait => {
+                    sleep(POLL_AGAIN).await;
                     continue;
                 }
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("the poll hung past its wait".to_owned()),
+                Room::None => {
+                    self.at_limit = true;
+                    return Ok(());
+                }
             };
-            drop(seats);
-            let pause = self.nothing_came(claim, trouble);
-            self.is_over().await;
-            // A queue that does not wait for messages must not be asked in a circle.
-            if pause || self.clock.now().saturating_duration_since(sent) < self.wait / 2 {
-                tokio::time::sleep(POLL_AGAIN).await;
-            }
-        }
-    }
-
-    /// Counts a poll that brought nothing; whether to wait before the next.
-    fn nothing_came(&self, claim: usize, trouble: Option<String>) -> bool {
-        let mut shared = lock(self.shared);
-        shared.claimed = shared.claimed.saturating_sub(claim);
-        let Some(why) = trouble else {
-            (shared.empty, shared.failed) = (shared.empty + 1, 0);
-            return false;
-        };
-        shared.failed += 1;
-        if shared.failed >= FAILED_POLLS {
-            shared.sick.get_or_insert_with(|| format!("SQS: {why}"));
-        }
-        true
-    }
-
-    /// How many messages the next poll may ask for; `None`: no more polls.
-    fn claim(&self) -> Option<usize> {
-        let mut shared = lock(self.shared);
-        if shared.over || shared.sick.is_some() || self.stop.is_cancelled() {
-            return None;
-        }
-        let taken = usize::try_from(shared.tally.received).unwrap_or(usize::MAX);
-        let room = self.most.saturating_sub(taken).saturating_sub(shared.claimed);
-        if room == 0 || shared.held_bytes >= MOST_BYTES {
-            // An open poll may come back empty, but then the queue is.
-            shared.at_limit |= shared.held_bytes >= MOST_BYTES || taken >= self.most;
-            return None;
-        }
-        let claim = room.min(SQS_MAX_BATCH);
-        shared.claimed += claim;
-        Some(claim)
-    }
-
-    /// Ends all polls where nothing is visible or about to be, or where the queue hands out none of it.
-    async fn is_over(&self) {
-        let empty = lock(self.shared).empty;
-        if empty < EMPTY_POLLS {
-            return;
-        }
-        let facts = patiently(|| self.queue.facts()).await;
-        let mut shared = lock(self.shared);
-        match facts {
-            Ok(facts) => shared.over |= facts.visible + facts.delayed == 0 || empty >= MOST_EMPTY_POLLS,
-            Err(trouble) => drop(shared.sick.get_or_insert_with(|| trouble.to_string())),
-        }
-    }
-
-    async fn save(&self, lease: Lease) {
-        let message = Arc::clone(lease.message());
-        let written = patiently(|| async {
-            let saved = self.archive.save(&message, self.source, Some(self.run_id)).await;
-            saved.map_err(Trouble::from)
-        });
-        let written = written.await;
-        let mut shared = lock(self.shared);
-        match written {
-            Ok(_key) => {
-                let bytes = message.body.len();
-                shared.tally.saved += 1;
-                shared.tally.body_bytes += bytes as u64;
-                shared.unsaved_in_a_row = 0;
-                if self.remove {
-                    lease.settle(Judgement::without_work(Verdict::Judged(Outcome::Done)));
-                } else {
-                    shared.held_bytes += bytes;
-                    shared.held.push(lease);
+            let asked = Instant::now();
+            match self.of.hold.receive(room).await {
+                Ok(leases) if leases.is_empty() => {
+                    (empty, failed) = (empty + 1, 0);
+                    if empty >= EMPTY_ROUNDS {
+                        let QueueFacts { visible, delayed, .. } = patiently(|| self.of.queue.facts()).await?;
+                        if visible + delayed == 0 || empty >= MOST_EMPTY_ROUNDS {
+                            return Ok(());
+                        }
+                    }
+                    // A queue that does not wait for messages must not be asked in a circle.
+                    if asked.elapsed() < hold::WAIT / 2 {
+                        sleep(POLL_AGAIN).await;
+                    }
+                }
+                Ok(leases) => {
+                    (empty, failed) = (0, 0);
+                    self.save(leases).await?;
+                    self.sink.progress(&self.tally);
+                }
+                Err(error) => {
+                    failed += 1;
+                    if failed >= FAILED_ROUNDS {
+                        return Err(error.into());
+                    }
+                    sleep(POLL_AGAIN).await;
                 }
             }
-            Err(trouble) => {
-                let why = trouble.to_string();
-                shared.tally.unsaved += 1;
-                shared.unsaved_in_a_row += 1;
-                let is_sick = match &trouble {
-                    Trouble::Sick(_) => true,
-                    Trouble::Own(_) => shared.unsaved_in_a_row >= UNSAVED_IN_A_ROW,
-                };
-                if is_sick {
-                    shared.sick.get_or_insert_with(|| why.clone());
-                }
-                // Held as well: returned now it would be received again by this very run.
-                shared.held.push(lease);
-                drop(shared);
-                self.sink.trouble(&message.id.0, &why);
+        }
+        Ok(())
+    }
+
+    fn room(&mut self) -> Result<Room, Trouble> {
+        let taken = usize::try_from(self.tally.received).unwrap_or(usize::MAX);
+        let most = self.of.most.unwrap_or(usize::MAX).saturating_sub(taken);
+        let seats = self.of.hold.seats().saturating_sub(self.held.len());
+        if most.min(seats) == 0 || self.held_bytes >= MOST_BYTES {
+            return Ok(Room::None);
+        }
+        if self.of.remove {
+            let books = self.of.hold.books();
+            let undeleted = books.in_flight.saturating_sub(self.held.len() as u64);
+            if self.deletes.wait(&books, undeleted)? {
+                return Ok(Room::Wait);
             }
         }
+        Ok(Room::For(most.min(seats)))
     }
-}
 
-/// A panic elsewhere while it was held leaves counts as they were.
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All of a round at once. The error is everybody's; the round is counted first.
+    async fn save(&mut self, leases: Vec<Lease>) -> Result<(), Trouble> {
+        self.tally.received += leases.len() as u64;
+        let (archive, source, run_id) = (&self.of.archive, self.of.source, self.of.run_id.as_str());
+        let written = join_all(leases.into_iter().map(async |lease| {
+            let message = lease.message();
+            let written =
+                patiently(|| async { archive.save(message, source, Some(run_id)).await.map_err(Trouble::from) });
+            (written.await, lease)
+        }));
+        let mut sick = None;
+        for (written, lease) in written.await {
+            let bytes = lease.message().body.len();
+            match written {
+                Ok(_key) => {
+                    self.tally.saved += 1;
+                    self.tally.body_bytes += bytes as u64;
+                    self.unsaved_in_a_row = 0;
+                    if self.of.remove {
+                        lease.settle(Judgement::without_work(Verdict::Judged(Outcome::Done)));
+                        continue;
+                    }
+                }
+                Err(trouble) => {
+                    self.tally.unsaved += 1;
+                    self.unsaved_in_a_row += 1;
+                    self.sink.trouble(&lease.message().id.0, &trouble.to_string());
+                    let is_sick = match &trouble {
+                        Trouble::Sick(_) => true,
+                        Trouble::Own(_) => self.unsaved_in_a_row >= UNSAVED_IN_A_ROW,
+                    };
+                    if is_sick {
+                        sick.get_or_insert(trouble);
+                    }
+                }
+            }
+            // What was not saved as well: returned now it would be received again by this very run.
+            self.held_bytes += bytes;
+            self.held.push(lease);
+        }
+        sick.map_or(Ok(()), Err)
+    }
 }

@@ -159,8 +159,14 @@ impl Shelf {
             Err(sick @ Trouble::Sick(_)) => return Err(sick),
         };
         Ok(match serde_json::from_slice::<Archived>(&bytes) {
-            Ok(letter) if letter.v == 1 => Read::Letter(Box::new(letter)),
-            Ok(letter) => Read::Unreadable(format!("its version is {}, and 1 is known here", letter.v)),
+            Ok(letter) if letter.v != 1 => {
+                Read::Unreadable(format!("its version is {}, and 1 is known here", letter.v))
+            }
+            // Neither an envelope nor a letter: it would be passed over as not wanted, whatever was asked for.
+            Ok(letter) if letter.archived_at.is_some() && letter.archived_ms().is_none() => {
+                Read::Unreadable("does not say in RFC 3339 when it was archived".to_owned())
+            }
+            Ok(letter) => Read::Letter(Box::new(letter)),
             Err(error) => Read::Unreadable(format!("is no archived letter: {error}")),
         })
     }
@@ -201,15 +207,18 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// The next day that has any key; skips the rest of its keys.
+    /// The next day that has any key; skips the rest of its keys, and whole folders that are no days.
     async fn next_day(&mut self) -> Result<Option<String>, Trouble> {
         while !self.over {
             let page = self.page(1).await?;
-            if let Some(day) = page.first().and_then(|key| self.day_of(key)).map(str::to_owned) {
+            let folder = page.first().and_then(|key| key.strip_prefix(self.prefix.as_str())?.split_once('/'));
+            if let Some((day, _)) = folder {
                 // '0' is the character after '/'.
                 self.after = Some(format!("{}{day}0", self.prefix));
                 self.over = false;
-                return Ok(Some(day));
+                if is_day(day) {
+                    return Ok(Some(day.to_owned()));
+                }
             }
         }
         Ok(None)
@@ -227,9 +236,13 @@ impl Walk<'_> {
     /// `archive/{queue}/{day}/{id}.json`; anything else is not ours.
     fn day_of<'k>(&self, key: &'k str) -> Option<&'k str> {
         let (day, name) = key.strip_prefix(self.prefix.as_str())?.split_once('/')?;
-        let is_day = day.len() == 10 && day.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-        (is_day && name.ends_with(".json") && !name.contains('/')).then_some(day)
+        (is_day(day) && name.ends_with(".json") && !name.contains('/')).then_some(day)
     }
+}
+
+/// `yyyy-mm-dd`. A listing counts by day: what anybody may call a folder must not make it grow without end.
+fn is_day(text: &str) -> bool {
+    text.parse::<jiff::civil::Date>().is_ok_and(|date| date.to_string() == text)
 }
 
 #[cfg(test)]
