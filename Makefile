@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test faults histories bench bench-redrive up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
+.PHONY: help demo test faults histories bench bench-redrive up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol packages
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -82,3 +82,16 @@ build-kill:
 kill: build-kill ## kill -9 at every failpoint and at random instants (KILLS=2800 CELLS=6 SEED=1: many, with a table)
 	KILLS=$(KILLS) CELLS=$(CELLS) SEED=$(SEED) $(STACK) exec -- $(KILL_TESTS) -- --include-ignored --test-threads 16 \
 		$(if $(KILLS),--nocapture a0_2 a1_1)
+
+# The programs (BINARIES=FOLDER: these, and not a release build), their manual, and both packages of them.
+TARGET = $$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+packages: ## .deb and .rpm of a release build, in OUT=target/packages (BINARIES=FOLDER: of what was built, say, for debugging)
+	@set -eu; target=$(TARGET); manual=$$target/manual; out=$(or $(OUT),$$target/packages); binaries=$(BINARIES); \
+	if [ -z "$$binaries" ]; then \
+		binaries=$$target/release; mkdir -p "$$binaries"; \
+		cc -O2 -fPIC -c deploy/glibc-2.34.c -o "$$target/glibc-2.34.o"; \
+		cargo build --locked --release --bin redrive; \
+		cargo rustc --locked --release --bin worker -- -C link-arg=-Wl,--wrap=hypotf -C "link-arg=$$target/glibc-2.34.o"; \
+	fi; \
+	rm -rf "$$manual"; cargo run --locked --quiet --example manual -- "$$manual"; \
+	deploy/package.sh --bin "$$binaries" --manual "$$manual" --out "$$out"

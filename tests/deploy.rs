@@ -15,6 +15,9 @@ use quittance::shutdown::SETTLE_MARGIN;
 use quittance::store::layout;
 use serde_json::Value;
 
+#[path = "deploy/packages.rs"]
+mod packages;
+
 const UNIT: &str = include_str!("../systemd/quittance-worker.service");
 const POLICY: &str = include_str!("../deploy/iam-worker-policy.json");
 const REDRIVE: &str = include_str!("../deploy/iam-redrive-policy.json");
