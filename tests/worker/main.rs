@@ -27,6 +27,7 @@ mod broken;
 mod crash;
 mod crash_loop;
 mod dead_letters;
+mod deploy;
 mod faults;
 mod inspect;
 mod keys;
