@@ -36,6 +36,8 @@ pub enum Hopeless {
     Limit(String),
     /// Its bucket is not a source.
     NotAllowed(String),
+    /// Its bucket is a source, and this part of it is not: kept, for nothing proves that its work is done.
+    NotWanted(String),
     /// The file was created and is gone, and nothing explains it.
     SourceMissing,
     /// Denied again after it was sent back.
@@ -53,6 +55,7 @@ impl Hopeless {
             Hopeless::Malformed(_) => "malformed",
             Hopeless::Limit(_) => "limit",
             Hopeless::NotAllowed(_) => "not_allowed",
+            Hopeless::NotWanted(_) => "prefix_not_wanted",
             Hopeless::SourceMissing => "source_missing",
             Hopeless::Denied => "denied",
             Hopeless::RedrivenTooOften(_) => "redriven_too_often",
@@ -63,7 +66,9 @@ impl Hopeless {
     /// For a person.
     pub fn detail(&self) -> String {
         match self {
-            Hopeless::Malformed(why) | Hopeless::Limit(why) | Hopeless::NotAllowed(why) => why.clone(),
+            Hopeless::Malformed(why) | Hopeless::Limit(why) | Hopeless::NotAllowed(why) | Hopeless::NotWanted(why) => {
+                why.clone()
+            }
             Hopeless::SourceMissing => "the file is gone, and no record explains it".to_owned(),
             Hopeless::Denied => format!("denied, and denied again after {MOST_REDRIVES_OF_DENIED} redrives"),
             Hopeless::RedrivenTooOften(times) => format!("redriven {times} times"),

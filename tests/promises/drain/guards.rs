@@ -230,6 +230,25 @@ async fn letters_of_another_queue_that_shares_the_dead_letter_queue_are_left_to_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_not_among_its_sources_is_archived_whole_and_never_dropped() {
+    let site = Site::new(21);
+    // Typed to narrow the run, or copied from another worker: the workers read all of the bucket.
+    let narrow = vec![Source { bucket: SOURCE.into(), prefix: "2026/".into() }];
+    let (ours, others) = (event(&site, "2026/a.txt"), event(&site, "2025/b.txt"));
+    dead(&site, ours, "attempts_exhausted", 0);
+    let other = dead(&site, others.clone(), "attempts_exhausted", 0);
+    let mut operator = Operator::new(&site, "operator", &Typed::default());
+    operator.sources(narrow);
+    let report = operator.run().await;
+    let Tally { dropped, resent, archived: given_up, .. } = &report.tally;
+    assert_eq!((report.code(), *dropped, *resent, *given_up), (0, 0, 1, 1), "{report:?}");
+    assert_eq!(archived(&site).get(&other.0).map(String::as_str), Some("prefix_not_wanted"));
+    let key = site.world.store.keys(RESULTS, "archive/dlq/").remove(0);
+    let kept: Value = serde_json::from_slice(&site.world.store.object(RESULTS, &key).unwrap().body).unwrap();
+    assert_eq!(kept["body"], others, "to be restored");
+}
+
+#[tokio::test(start_paused = true)]
 async fn work_counts_as_finished_only_on_proof_and_what_cannot_be_asked_is_unknown() {
     let site = Site::new(10);
     let head = |key: &str, text: &str| site.world.store.put_object(SOURCE, key, text.to_owned());
