@@ -49,6 +49,8 @@ struct Site {
     queues: Queues,
     /// ARNs of other queues whose letters go to the DLQ too: theirs are left to them.
     others: Vec<String>,
+    /// ARN of the only queue whose letters are taken, where those others are not known.
+    only: Option<String>,
     stop: CancellationToken,
 }
 
@@ -60,7 +62,8 @@ impl Site {
         let pair = Pair {
             main: queues.facts.clone(),
             dlq: queues.dlq.clone(),
-            // A right that may be missing: the policies of both queues say the same.
+            // A right that may be missing: the policies of both queues say whether they belong together, and each letter
+            // says whose it is.
             sources: sqs::sources_of(&client, &queues.dlq_url).await.ok(),
             sources_of_main: sqs::sources_of(&client, &config.queue_url).await.ok(),
         };
@@ -78,7 +81,7 @@ impl Site {
         for warning in pair.warnings() {
             say(&format!("redrive: {warning}"));
         }
-        let others = pair.others(&config.allow_unpaired);
+        let (others, only) = (pair.others(&config.allow_unpaired), pair.only(&config.allow_unpaired));
         let store = Arc::new(S3Store::new(s3::client(&aws)));
         start::look_at_bucket("S3_BUCKET", &place.results_bucket, store.as_ref()).await?;
         // A HEAD below a bucket that is not there says the same as one of a file that is gone, which is archived for good.
@@ -90,7 +93,7 @@ impl Site {
             Some(search) => Some(Arc::new(start::index_client(search, &aws)?)),
             None => None,
         };
-        Ok(Ok(Self { aws, store, index, queues, others, stop }))
+        Ok(Ok(Self { aws, store, index, queues, others, only, stop }))
     }
 
     fn look(&self, config: &DrainConfig, place: &Place) -> Look {
@@ -101,6 +104,11 @@ impl Site {
             namespace: config.namespace.clone(),
             results_bucket: place.results_bucket.clone(),
         }
+    }
+
+    /// Letters of other queues are theirs.
+    fn selection(&self, typed: &Selection) -> Selection {
+        Selection { not_of: self.others.clone(), only_of: self.only.clone(), ..typed.clone() }
     }
 
     fn hold(&self, most: usize, visibility: Duration) -> Hold {
@@ -125,7 +133,7 @@ pub async fn plan(config: DrainConfig, place: Place) -> Result<u8, CannotStart> 
     };
     let plan = Plan {
         look: site.look(&config, &place),
-        selection: Selection { not_of: site.others.clone(), ..config.selection.clone() },
+        selection: site.selection(&config.selection),
         tenant_from: config.tenant_from,
         force: config.limits.force,
         rate: config.rate,
@@ -188,7 +196,7 @@ pub async fn drain(config: DrainConfig, place: Place, run_id: String) -> Result<
             jitter: Arc::clone(&jitter),
             run_id,
         },
-        selection: Selection { not_of: site.others.clone(), ..config.selection },
+        selection: site.selection(&config.selection),
         tenant_from: config.tenant_from,
         limits: config.limits,
         source_queue: site.queues.facts.arn.clone(),

@@ -226,6 +226,14 @@ async fn letters_of_another_queue_that_shares_the_dead_letter_queue_are_left_to_
     let report = redrive(&site, &typed).await;
     assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 6, 2), "{report:?}");
     let left: Vec<MessageId> = site.world.dead_letters.live().into_iter().map(|(id, ..)| id).collect();
+    assert_eq!((left, archived(&site).len()), (vec![noted.clone(), moved.clone()], 0));
+    // Where SQS does not say who shares it, the letters do.
+    worked_off(&site).await;
+    site.world.dead_letters.put_moved(event(&site, "ours too.txt"), &site.world.queue.arn());
+    (typed.selection.not_of, typed.selection.only_of) = (Vec::new(), Some(site.world.queue.arn()));
+    let report = redrive(&site, &typed).await;
+    assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 1, 2), "{report:?}");
+    let left: Vec<MessageId> = site.world.dead_letters.live().into_iter().map(|(id, ..)| id).collect();
     assert_eq!((left, archived(&site).len()), (vec![noted, moved], 0));
 }
 
