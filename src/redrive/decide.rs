@@ -133,9 +133,7 @@ pub fn decide(works: &[Work], history: History) -> Action {
     if works.iter().any(owed) {
         return match history {
             // Its count of redrives is not ours to read: it would be sent back for ever.
-            History { newer: Some(version), .. } => {
-                Action::Leave(format!("its attribute is of version {version}: use the redrive of that release"))
-            }
+            History { newer: Some(version), .. } => later(version),
             History { redrives, .. } if redrives >= MOST_REDRIVES => {
                 Action::Archive(Hopeless::RedrivenTooOften(redrives))
             }
@@ -150,11 +148,18 @@ pub fn decide(works: &[Work], history: History) -> Action {
         Work::Hopeless(why) => Some(why.clone()),
         Work::Nothing | Work::Finished | Work::Unindexed | Work::Owed | Work::Unknown(_) => None,
     });
-    match hopeless {
-        Some(why) => Action::Archive(why),
-        None if works.contains(&Work::Unindexed) => Action::Index,
-        None => Action::Drop,
+    match (hopeless, history.newer) {
+        // What this release cannot read, or may not, the one that wrote it may.
+        (Some(_), Some(version)) => later(version),
+        (Some(why), None) => Action::Archive(why),
+        (None, _) if works.contains(&Work::Unindexed) => Action::Index,
+        (None, _) => Action::Drop,
     }
+}
+
+/// A later release wrote its note, and redrives it.
+fn later(version: u64) -> Action {
+    Action::Leave(format!("its attribute is of version {version}: use the redrive of that release"))
 }
 
 #[cfg(test)]
@@ -216,6 +221,16 @@ mod tests {
             assert_eq!(decide(&[Work::Finished], history), Action::Drop, "{history:?}");
             assert_eq!(decide(&[Work::Unindexed], history), Action::Index, "{history:?}");
         }
+    }
+
+    #[test]
+    fn what_a_later_release_wrote_is_not_given_up_by_this_one() {
+        let newer = History { newer: Some(2), ..History::default() };
+        let malformed = Work::Hopeless(Hopeless::Malformed("a form of that release".into()));
+        let left = decide(&[Work::Owed], newer);
+        assert!(matches!(left, Action::Leave(_)));
+        assert_eq!(decide(std::slice::from_ref(&malformed), newer), left);
+        assert_eq!(decide(&[malformed, Work::Unindexed], newer), left);
     }
 
     #[test]

@@ -400,13 +400,14 @@ async fn what_a_later_release_wrote_is_dropped_on_proof_and_otherwise_left() {
         site.world.dead_letters.put_message(Outgoing { body, attributes, group_id: None })
     };
     let owed = of(event(&site, "a.txt"));
+    let unread = of("a body of that release".into());
     of(json!({ "Service": "Amazon S3", "Event": "s3:TestEvent" }).to_string());
     let report = redrive(&site, &Typed::default()).await;
-    assert_eq!((report.code(), report.tally.dropped, report.tally.left), (3, 1, 1), "{report:?}");
+    assert_eq!((report.code(), report.tally.dropped, report.tally.left), (3, 1, 2), "{report:?}");
     assert!(report.trouble.is_some_and(|why| why.contains("version 2")));
     let left = site.world.dead_letters.live();
     let AttributeValue::Text(text) = &left[0].1.attributes["Quittance"].value else { panic!("text") };
-    assert_eq!((left.len(), &left[0].0, text), (1, &owed, &later), "as it was");
+    assert_eq!((left.len(), &left[0].0, text, &left[1].0), (2, &owed, &later, &unread), "as it was");
 }
 
 /// Of a file that is not there any more.
