@@ -102,18 +102,22 @@ mod tests {
         // ours, moved by SQS, of a body that cannot be read
         let table = [
             (only(), [true, true, true], "everything"),
-            (Selection { reasons: list("denied"), ..only() }, [true, false, true], "a reason"),
-            (Selection { reasons: list("max_receives"), ..only() }, [false, true, false], "SQS's own"),
+            (Selection { reasons: list("denied"), ..only() }, [true, false, false], "a reason"),
+            (
+                Selection { reasons: list("max_receives"), ..only() },
+                [false, true, true],
+                "SQS's own, its note of before too",
+            ),
             (Selection { tenants: list("acme"), ..only() }, [true, true, true], "a tenant"),
             (Selection { tenants: list("acm"), ..only() }, [false; 3], "a tenant is a whole name"),
             (Selection { key_prefix: Some("acme/a".into()), ..only() }, [true, true, true], "a key"),
             (Selection { key_prefix: Some("/acme".into()), ..only() }, [false; 3], "from its beginning"),
             (
                 Selection { older_than_ms: Some(30_000), ..only() },
-                [true, false, true],
+                [true, false, false],
                 "given up 60 s ago; sent 5 s ago",
             ),
-            (Selection { newer_than_ms: Some(30_000), ..only() }, [false, true, false], "the other way round"),
+            (Selection { newer_than_ms: Some(30_000), ..only() }, [false, true, true], "the other way round"),
             (Selection { message_ids: list("m1"), ..only() }, [true, false, true], "the first id"),
             (Selection { message_ids: list("m2"), ..only() }, [true; 3], "its own id"),
             (Selection { not_of: list("q"), ..only() }, [false, true, true], "another queue's, by its worker"),
