@@ -126,9 +126,10 @@ async fn by_name(ground: &Ground, sought: &Sought, days: &[String]) -> Result<Ve
 }
 
 async fn through(ground: &Ground, sought: &Sought, days: &[String], until: Instant) -> Result<Read, StoreError> {
-    let pages = futures_util::stream::iter(days.to_vec()).map(|day| async move {
-        ground.store.list(&ground.bucket, &format!("{}{day}/", FOLDERS[0]), None, PAGE).await
-    });
+    // Copies last: there may be as many as a queue had, and what was given up on is of more worth.
+    let folders = FOLDERS.iter().flat_map(|folder| days.iter().map(move |day| format!("{folder}{day}/")));
+    let pages = futures_util::stream::iter(folders.collect::<Vec<_>>())
+        .map(|folder| async move { ground.store.list(&ground.bucket, &folder, None, PAGE).await });
     let pages: Vec<_> = pages.buffered(TOGETHER).collect().await;
     let (mut keys, mut more) = (Vec::new(), false);
     for page in pages {
