@@ -43,6 +43,21 @@ async fn what_is_held_is_bounded_in_bytes_whether_it_is_meant_or_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn attributes_count_among_the_bytes_that_are_held() {
+    let site = Site::new(22);
+    for n in 0..50 {
+        let value = MessageAttribute { data_type: "Binary".into(), value: AttributeValue::Binary(vec![0; 1_000]) };
+        let attributes = BTreeMap::from([("large".to_owned(), value)]);
+        site.world.dead_letters.put_message(Outgoing { body: format!("{n}"), attributes, group_id: None });
+    }
+    let mut small = typed(|limits| (limits.batch_size, limits.most_bytes) = (10, 20_000));
+    small.selection.tenants = vec!["nobody".into()];
+    let report = redrive(&site, &small).await;
+    assert!(matches!(report.end, End::TooManyAside { held: 20..50 }), "{report:?}");
+    assert_eq!(site.world.dead_letters.visible(), 50, "all are back");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_received_ahead_of_a_limit_is_put_back_and_is_no_failure() {
     let site = Site::new(1);
     letters(&site, 100);
