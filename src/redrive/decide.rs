@@ -44,7 +44,7 @@ pub enum Hopeless {
     Denied,
     /// Sent back three times, and here again.
     RedrivenTooOften(u32),
-    /// It has ten attributes already: the count of its redrives has no room, and it would go round for ever.
+    /// It has ten attributes already, or 1 MiB: the count of its redrives has no room, and it would go round for ever.
     NoRoom,
 }
 
@@ -72,7 +72,7 @@ impl Hopeless {
             Hopeless::SourceMissing => "the file is gone, and no record explains it".to_owned(),
             Hopeless::Denied => format!("denied, and denied again after {MOST_REDRIVES_OF_DENIED} redrives"),
             Hopeless::RedrivenTooOften(times) => format!("redriven {times} times"),
-            Hopeless::NoRoom => "ten attributes: no room for the count of its redrives".to_owned(),
+            Hopeless::NoRoom => "ten attributes, or 1 MiB: no room for the count of its redrives".to_owned(),
         }
     }
 }
