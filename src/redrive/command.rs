@@ -32,6 +32,7 @@ use crate::index::{Search, SidePath};
 use crate::message::s3_event::Wanted;
 use crate::pause::PauseFile;
 use crate::pipeline::Seat;
+use crate::queue::QueueError;
 use crate::queue::sqs::{self, SqsQueue};
 use crate::retry::Jitter;
 use crate::start::begin::{Begin, begin};
@@ -64,8 +65,8 @@ impl Site {
             dlq: queues.dlq.clone(),
             // A right that may be missing: the policies of both queues say whether they belong together, and each letter
             // says whose it is.
-            sources: sqs::sources_of(&client, &queues.dlq_url).await.ok(),
-            sources_of_main: sqs::sources_of(&client, &config.queue_url).await.ok(),
+            sources: sources(sqs::sources_of(&client, &queues.dlq_url).await)?,
+            sources_of_main: sources(sqs::sources_of(&client, &config.queue_url).await)?,
         };
         if let Some(Refusal { why, can_be_allowed }) = pair.refusal(&config.allow_unpaired) {
             let fix = match can_be_allowed {
@@ -122,6 +123,18 @@ impl Site {
             clock: LeaseClock::of_system(),
             seat: Seat::OwnThread,
         })
+    }
+}
+
+/// What SQS says of a queue's sources; `None` where it may not be asked. One that does not answer now is asked by the next
+/// run: its silence must not open what its answer would have kept shut.
+fn sources(said: Result<Vec<String>, QueueError>) -> Result<Option<Vec<String>>, CannotStart> {
+    match said {
+        Ok(names) => Ok(Some(names)),
+        Err(QueueError::Denied(_) | QueueError::Refused(_)) => Ok(None),
+        Err(error @ (QueueError::Unavailable(_) | QueueError::Missing(_))) => {
+            Err(CannotStart::missing(format!("which queues share the dead-letter queue cannot be asked: {error}")))
+        }
     }
 }
 
@@ -253,6 +266,20 @@ mod tests {
     use super::*;
 
     const SECRETS: &str = "--opensearch-password '***' --opensearch-password='***'";
+
+    #[test]
+    fn sqs_that_does_not_answer_is_no_missing_right() {
+        let why = || "why".to_owned();
+        assert_eq!(sources(Ok(vec!["main".into()])), Ok(Some(vec!["main".into()])));
+        for not_allowed in [QueueError::Denied(why()), QueueError::Refused(why())] {
+            assert_eq!(sources(Err(not_allowed)), Ok(None));
+        }
+        for silent in [QueueError::Unavailable(why()), QueueError::Missing(why())] {
+            assert!(
+                sources(Err(silent)).is_err_and(|told| told.code == exit::EX_TEMPFAIL && told.line.contains("why"))
+            );
+        }
+    }
 
     #[test]
     fn the_command_that_goes_on_is_the_one_that_was_typed_with_all_that_holds_it_back() {

@@ -96,6 +96,12 @@ impl Pair {
                     .to_owned(),
             );
         }
+        if self.sources_of_main.is_none() {
+            warnings.push(format!(
+                "SQS does not say whether {} is itself a dead-letter queue (sqs:ListDeadLetterSourceQueues)",
+                self.main.arn
+            ));
+        }
         if let (Some(next), times) = (&self.dlq.dead_letter_arn, self.dlq.max_receive_count.unwrap_or(0)) {
             warnings.push(format!(
                 "the dead-letter queue has one of its own ({next}): a letter that is received {times} times moves on to it"
@@ -196,5 +202,7 @@ mod tests {
         assert_eq!(blind.only(&[]), Some(arn("main")));
         assert!(matches!(&blind.warnings()[..], [one] if one.contains("sqs:ListDeadLetterSourceQueues")));
         assert_eq!(blind.only(&[arn("dlq")]), None, "the operator has named it");
+        let half = Pair { sources_of_main: None, ..pair() };
+        assert!(matches!(&half.warnings()[..], [one] if one.contains("is itself a dead-letter queue")));
     }
 }
