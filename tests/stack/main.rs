@@ -7,6 +7,7 @@
 
 mod alarms;
 mod data_plane;
+mod grafana;
 mod hosts;
 mod metrics;
 mod roles;
