@@ -43,13 +43,14 @@ use crate::store::{Store, StoreError, layout};
 pub mod archive;
 pub mod begin;
 mod canary;
+pub mod doctor;
 pub mod inspect;
 pub mod migrate;
 pub mod parked;
 
 pub use begin::stop_on_interrupt;
 
-pub use canary::canary;
+use canary::canary;
 
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
