@@ -14,6 +14,9 @@ async fn the_template_makes_a_data_plane_on_which_files_are_recorded_found_and_r
     the_queues_are_as_the_template_says(&world).await;
     the_buckets_are_as_the_template_says(&world).await;
 
+    let check = world.launch().run(&["check", "--json"]);
+    assert_eq!(check.code, 0, "the doctor finds something to mend on what the template makes: {check:?}");
+
     let mut worker = world.launch().start().await;
     let files = text_files(12);
     world.put_all(&files).await;
