@@ -636,7 +636,7 @@ fn every_command_of_the_runbook_is_one_there_is() {
         let program = if words[0] == "worker" { env!("CARGO_BIN_EXE_worker") } else { env!("CARGO_BIN_EXE_redrive") };
         let is_name =
             |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
-        let names: Vec<&str> = words[1..].iter().take_while(|word| is_name(&word)).copied().collect();
+        let names: Vec<&str> = words[1..].iter().take_while(|word| is_name(word)).copied().collect();
         let key: Vec<&str> = words[..1].iter().copied().chain(names.iter().copied()).collect();
         let help = helps.entry(key).or_insert_with(|| {
             let output = Command::new(program).args(&names).arg("--help").env_clear().output().unwrap();
