@@ -81,3 +81,24 @@ pub fn assert_emitted(metric: &Value, of: &str) {
     let [dimension, value] = ["Name", "Value"].map(|key| dimensions[0][key].as_str().unwrap());
     assert!(is_emitted(namespace, name, dimension, value), "{of}: nobody emits {metric}");
 }
+
+#[test]
+fn the_metrics_are_those_that_the_code_emits() {
+    let src = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    if !std::path::Path::new(src).join("metrics.rs").exists() {
+        return; // they come with that file
+    }
+    let (mut folders, mut text) = (vec![std::path::PathBuf::from(src)], String::new());
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                // A test's word is no metric.
+                false if path.file_name().is_some_and(|name| name == "tests.rs") => {}
+                false => text += &std::fs::read_to_string(path).unwrap(),
+            }
+        }
+    }
+    let silent: Vec<_> = OURS.iter().filter(|(name, _)| !text.contains(&format!("\"{name}\""))).collect();
+    assert!(silent.is_empty(), "no code emits {silent:?}");
+}
