@@ -39,6 +39,7 @@ mod overwrite;
 mod parked;
 mod pause;
 mod sharing;
+mod stack;
 mod start;
 mod stop;
 mod systemd;
