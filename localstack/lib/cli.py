@@ -2,6 +2,7 @@
 
   exec [--no-opensearch] -- CMD ARGS…   run CMD beside a stack of its own; everything ends with it
   demo                                  the main job, shown and checked (builds the worker, or takes WORKER_BIN)
+  drill dlq|opensearch-down|poison|all  an incident of deploy/RUNBOOK.md, rehearsed
   up [--no-opensearch] | down | status  a stack that stays, with queues and buckets, in .stack/ of this checkout
   stop-opensearch [--kill]              in a run, or for the one that is up: search goes away…
   start-opensearch                      …and comes back, on the same port and data
@@ -99,13 +100,23 @@ def demo(arguments):
         lines = find.missing_for_building(linting=False)
         if lines:
             return refuse(lines)
-        worker = stay.build_worker()
+        worker = stay.build("worker")["worker"]
     elif not os.access(worker, os.X_OK):
         say(f"WORKER_BIN={worker} is not a program")
         return EX_USAGE
     script = os.path.join(install.HERE, "demo.py")
     return run.execute([sys.executable, script, *arguments], not no_search,
                        {"WORKER_BIN": os.path.abspath(worker)})
+
+
+def drill(arguments):
+    lines = missing_for_search() + find.missing_for_building(linting=False)
+    if lines:
+        return refuse(lines)
+    programs = stay.build("worker", "redrive", release=False)
+    script = os.path.join(install.HERE, "drill.py")
+    return run.execute([sys.executable, script, *arguments], True,
+                       {"WORKER_BIN": programs["worker"], "REDRIVE_BIN": programs["redrive"]})
 
 
 def parses(path):
@@ -166,6 +177,8 @@ def main(arguments):
             return execute(rest)
         if command == "demo":
             return demo(rest)
+        if command == "drill" and rest:
+            return drill(rest)
         if command == "cargo-deny":
             return subprocess.run([install.cargo_deny(), *rest], cwd=stay.CHECKOUT).returncode
         if command == "scripts" and not rest:
