@@ -39,7 +39,13 @@ fn main() -> ExitCode {
     let identity =
         Identity { run_id: uuid::Uuid::now_v7().to_string(), namespace: config.namespace.as_str().to_owned() };
     let run_id = identity.run_id.clone();
-    let dial = telemetry::install(config.log_format, &config.log_level, identity);
+    let (dial, log) = match telemetry::install_queued(config.log_format, &config.log_level, identity) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("worker: cannot start its threads: {error}");
+            return ExitCode::from(exit::EX_TEMPFAIL);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
     });
     // Extraction children and parked polls have nothing left to say: do not wait for them.
     runtime.shutdown_background();
+    log.flush();
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(cannot) => {

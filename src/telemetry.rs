@@ -17,6 +17,10 @@ use crate::config::LogFormat;
 use crate::message::detail::printable;
 use crate::terminal;
 
+mod queue;
+
+pub use queue::Queue;
+
 /// Longest free text in a line.
 const TEXT: usize = 2048;
 
@@ -38,10 +42,30 @@ fn wanted(level: &str) -> Targets {
     Targets::new().with_target("quittance", level).with_default(LevelFilter::ERROR)
 }
 
-/// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names.
+/// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names. Lines are written
+/// by whoever says them, as an operator's command does: see [`install_queued`].
 pub fn install(format: LogFormat, level: &str, identity: Identity) -> Dial {
+    install_through(format, level, identity, terminal::log)
+}
+
+/// The same for a worker: nobody waits for who reads the log. Flush the queue before the end.
+pub fn install_queued(format: LogFormat, level: &str, identity: Identity) -> std::io::Result<(Dial, Queue)> {
+    let lost = Lines { format, identity: identity.clone(), write: () };
+    let queue = Queue::start(move |lines| {
+        let fields = serde_json::json!({ "lines": lines }).to_string();
+        let (fact, fields) = (Some("log_lost".to_owned()), Some(fields));
+        lost.line(Level::ERROR, Parts { fact, fields, ..Parts::default() })
+    })?;
+    let writing = queue.clone();
+    Ok((install_through(format, level, identity, move |line: &str| writing.line(line)), queue))
+}
+
+fn install_through<W>(format: LogFormat, level: &str, identity: Identity, write: W) -> Dial
+where
+    W: Fn(&str) + Send + Sync + 'static,
+{
     let (wanted_now, dial) = reload::Layer::new(wanted(level));
-    let lines = Lines { format, identity, write: terminal::log };
+    let lines = Lines { format, identity, write };
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(wanted_now));
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
         std::panic::set_hook(Box::new(|panic| {
@@ -67,15 +91,18 @@ impl<S: Subscriber, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
         let mut parts = Parts::default();
         event.record(&mut parts);
         let level = *event.metadata().level();
-        let line = match self.format {
-            LogFormat::Json => self.json(level, parts),
-            LogFormat::Text => text(level, parts),
-        };
-        (self.write)(&line);
+        (self.write)(&self.line(level, parts));
     }
 }
 
 impl<W> Lines<W> {
+    fn line(&self, level: Level, parts: Parts) -> String {
+        match self.format {
+            LogFormat::Json => self.json(level, parts),
+            LogFormat::Text => text(level, parts),
+        }
+    }
+
     fn json(&self, level: Level, parts: Parts) -> String {
         let mut line = Map::new();
         let mut put = |name: &str, value: &str| line.insert(name.to_owned(), Value::from(value));

@@ -41,14 +41,15 @@ pub(super) fn clock(written_ms: Option<(u64, u64)>) -> Finding {
     // S3 tells whole seconds.
     let apart = theirs.abs_diff(ours).saturating_sub(1_000);
     let evidence = format!("{} s between this host's clock and the store's", apart / 1_000);
-    match apart {
-        0..=SKEW => Finding::pass(name, &evidence),
-        ..=TOO_SKEWED => Finding::warn(name, &evidence, "run a time service: systemctl enable --now chronyd"),
-        _ => Finding::fail(
-            name,
-            &format!("{evidence}: requests are refused from 15 minutes on, and revisions by time would be wrong"),
-            "run a time service: systemctl enable --now chronyd",
-        ),
+    let fix = "run a time service: systemctl enable --now chronyd";
+    if apart <= SKEW {
+        Finding::pass(name, &evidence)
+    } else if apart <= TOO_SKEWED {
+        Finding::warn(name, &evidence, fix)
+    } else {
+        let evidence =
+            format!("{evidence}: requests are refused from 15 minutes on, and revisions by time would be wrong");
+        Finding::fail(name, &evidence, fix)
     }
 }
 

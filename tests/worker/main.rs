@@ -40,6 +40,7 @@ mod overwrite;
 mod parked;
 mod pause;
 mod sharing;
+mod stack;
 mod start;
 mod stop;
 mod systemd;

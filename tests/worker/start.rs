@@ -124,7 +124,8 @@ async fn check_passes_a_good_world_and_fails_one_without_a_paired_dlq() {
     }
     assert_ne!(verdict(&json, "disk"), Vec::<String>::new());
     // Before the start: told, or in the way; a dead index never is.
-    let before = |how: &str| unpaired.clone().set("CHECK_BEFORE_START", how).run(&["check", "--before-start", "--json"]);
+    let before =
+        |how: &str| unpaired.clone().set("CHECK_BEFORE_START", how).run(&["check", "--before-start", "--json"]);
     assert_eq!(["warn", "fail", "off"].map(|how| before(how).code), [0, 1, 0]);
     assert_eq!(before("off").stdout, "");
     let dead = world.launch().set("OPENSEARCH_ENDPOINT", crate::outage::CLOSED_PORT).set("CHECK_BEFORE_START", "fail");
