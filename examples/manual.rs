@@ -13,8 +13,10 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use quittance::config::{Args, RedriveArgs};
 
-/// Name in the declaration, names on a host: the first has the pages, the others are short for it.
-const PROGRAMS: [(fn() -> Command, &[&str]); 2] = [
+type Declared = fn() -> Command;
+
+/// The declaration, names on a host: the first has the pages, the others are short for it.
+const PROGRAMS: [(Declared, &[&str]); 2] = [
     (Args::command, &["quittance-worker"]),
     // clap's environment is left on: the page names the variable of each flag, and no value is read.
     (RedriveArgs::command, &["quittance-redrive", "redrive"]),
@@ -49,7 +51,7 @@ fn shown(command: &Command) -> Command {
     version.map_or_else(|| made.clone(), |version| made.clone().version(version))
 }
 
-fn write(folder: &Path, command: fn() -> Command, names: &[&'static str]) -> io::Result<()> {
+fn write(folder: &Path, command: Declared, names: &[&'static str]) -> io::Result<()> {
     let man = folder.join("man/man1");
     fs::create_dir_all(&man)?;
     for (nth, name) in names.iter().enumerate() {

@@ -174,7 +174,7 @@ fn the_packages_hold_the_same_files_with_the_right_modes_and_what_is_in_them_run
     if let Some(rpm) = &rpm {
         let digests = ran("rpm", &["-qp", "--qf", "[%{FILENAMES} %{FILEDIGESTS}\\n]", rpm.to_str().unwrap()]);
         let digests: Vec<_> =
-            digests.lines().filter_map(|line| line.split_once(' ')).filter(|one| one.1 != "").collect();
+            digests.lines().filter_map(|line| line.split_once(' ')).filter(|one| !one.1.is_empty()).collect();
         assert!(digests.len() > 40, "{digests:?}");
         for (path, digest) in digests {
             let bytes = Sha256::digest(fs::read(root.join(path.trim_start_matches('/'))).unwrap());
