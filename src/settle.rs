@@ -330,11 +330,17 @@ impl Settler {
             Ended::Prepared(number, prepared) => self.hear_prepared(number, prepared),
             Ended::Cleared(number) => self.decide(number),
             Ended::Extended { numbers, sent, replies } => {
-                if let Err(error) = &replies {
-                    events::ExtendFailed { messages: numbers.len(), detail: error.to_string() }.emit();
-                }
+                let (mut failed, mut why) = (0, None);
                 for (position, (number, receipt, granted)) in numbers.into_iter().enumerate() {
-                    self.hear_extended(number, receipt, granted, sent, entry(&replies, position));
+                    let reply = entry(&replies, position);
+                    if let Some(trouble) = reply.passing_trouble() {
+                        failed += 1;
+                        why.get_or_insert(trouble);
+                    }
+                    self.hear_extended(number, receipt, granted, sent, reply);
+                }
+                if let Some(detail) = why {
+                    events::ExtendFailed { messages: failed, detail }.emit();
                 }
             }
             Ended::Finished { numbers, replies } => {

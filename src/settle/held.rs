@@ -136,6 +136,17 @@ pub(super) enum Reply {
     Unknown(String),
 }
 
+impl Reply {
+    /// Why it was not done, where it may be done at another try.
+    pub(super) fn passing_trouble(&self) -> Option<String> {
+        match self {
+            Reply::Done => None,
+            Reply::Refused(refusal) => (!refusal.is_final()).then(|| format!("SQS refused: {}", refusal.code)),
+            Reply::Unknown(trouble) => Some(trouble.clone()),
+        }
+    }
+}
+
 /// A batch reply read entry by entry: what is not there was not acknowledged.
 pub(super) fn entry(replies: &Replies, position: usize) -> Reply {
     match replies {
