@@ -186,6 +186,7 @@ impl Settler {
                     Some(Word::Admit(admission)) => self.admit(admission),
                     Some(Word::Settled(settled)) => self.hear_verdict(settled),
                     Some(Word::Pulse(alive)) => drop(alive.send(())), // who asked may have gone
+                    Some(Word::Look(most, tell)) => drop(tell.send(held::in_hand(self.held.values(), most))),
                     // Everything has been said. What SQS does not acknowledge within the margin is lease_lost.
                     None => {
                         self.listening = false;
