@@ -47,10 +47,10 @@ pub struct Attached {
 }
 
 impl Facts {
-    /// All there is to measure, now. An imbalance of the books is told in the log, wherever they are looked at.
+    /// All there is to measure, now.
     pub fn reading(&self) -> Reading {
         Reading {
-            books: self.meters.books.snapshot(false).checked(),
+            books: self.meters.books.snapshot(false),
             counts: self.meters.counts(),
             paused: self.gate.seen().is_paused(),
             pace: self.lane.as_ref().map(Lane::limits),
