@@ -53,7 +53,7 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
     let run_id = uuid::Uuid::now_v7().to_string();
     let log_at = |level: &str, namespace: &Namespace| {
         let (run_id, namespace) = (run_id.clone(), namespace.to_string());
-        drop(telemetry::install(log_format, level, Identity { run_id, namespace }, None));
+        drop(telemetry::install(log_format, level, Identity { run_id, namespace }));
     };
     let log = |namespace: &Namespace| log_at("info", namespace);
     let place = command::Place { results_bucket, json };
@@ -89,7 +89,7 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
         Order::Archive(order) => {
             let run_id = uuid::Uuid::now_v7().to_string();
             let identity = Identity { run_id: run_id.clone(), namespace: String::new() };
-            drop(telemetry::install(log_format, "warn", identity, None));
+            drop(telemetry::install(log_format, "warn", identity));
             start::archive::archive(*order, place, &run_id).await
         }
         Order::Reconcile(config) => {

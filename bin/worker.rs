@@ -4,16 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use quittance::clock::SystemClock;
-use quittance::config::{Args, Mistakes, Surroundings, Task, WorkerConfig, exit};
+use quittance::config::{Args, BeforeStart, Mistakes, Surroundings, Task, WorkerConfig, exit};
 use quittance::events::Event as _;
-use quittance::index::Search;
 use quittance::lease::Pulse;
 use quittance::metrics::{Meters, emf::Teller};
-use quittance::queue::sqs::{self, SqsQueue};
 use quittance::shutdown::{Hangups, Signals, Stop};
 use quittance::start::CannotStart;
 use quittance::start::migrate::Wishes;
-use quittance::store::s3::{self, S3Store};
 use quittance::supervise::{self, Alive, Reload};
 use quittance::telemetry::{self, Dial, Identity};
 use quittance::terminal::page;
@@ -47,7 +44,13 @@ fn main() -> ExitCode {
         Identity { run_id: uuid::Uuid::now_v7().to_string(), namespace: config.namespace.as_str().to_owned() };
     let run_id = identity.run_id.clone();
     let meters = Meters::new(Arc::default(), Arc::new(SystemClock));
-    let dial = telemetry::install(config.log_format, &config.log_level, identity, Some(&meters));
+    let (dial, log) = match telemetry::install_queued(config.log_format, &config.log_level, identity, &meters) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("worker: cannot start its threads: {error}");
+            return ExitCode::from(exit::EX_TEMPFAIL);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -65,11 +68,12 @@ fn main() -> ExitCode {
             Task::MigrateIndex { rebuild, leave_behind, json } => {
                 migrate_index(&config, Wishes { anew: rebuild, leave_behind, json }).await
             }
-            Task::Check { json, deep } => doctor(&config, json, deep).await,
+            Task::Check { json, deep, before_start } => doctor(&config, json, deep, before_start).await,
         }
     });
     // Extraction children and parked polls have nothing left to say: do not wait for them.
     runtime.shutdown_background();
+    log.flush();
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(cannot) => {
@@ -152,34 +156,15 @@ async fn migrate_index(config: &WorkerConfig, wishes: Wishes) -> Result<u8, Cann
     Ok(code)
 }
 
-async fn doctor(config: &WorkerConfig, json: bool, deep: bool) -> Result<u8, CannotStart> {
-    let aws = start::aws().await?;
-    let client = sqs::settling_client(&aws);
-    let queue = SqsQueue::new(client.clone(), &config.queue_url);
-    // What cannot be found is for the findings to tell, not a reason to stop looking.
-    let dlq_url = start::find_queues(&config.queue_url, config.dlq_url.as_deref(), &client).await.ok();
-    let dlq_url = dlq_url.map(|queues| queues.dlq_url).or(config.dlq_url.clone());
-    let dlq = dlq_url.as_ref().map(|url| SqsQueue::new(client, url));
-    let index = start::search_index(config, &aws)?;
-    let subject = check::Subject {
-        queue: check::QueueAt { url: &config.queue_url, queue: &queue },
-        dlq: dlq.as_ref().zip(dlq_url.as_ref()).map(|(queue, url)| check::QueueAt { url, queue }),
-        store: &S3Store::new(s3::client(&aws)),
-        sources: &config.sources,
-        results_bucket: &config.results_bucket,
-        search: index.as_ref().map(|index| index as &dyn Search),
-        skip_opensearch: config.opensearch.is_none(),
-        index: config.opensearch.as_ref().map_or("files", |search| &search.index),
-        visibility: config.visibility,
-        drain_timeout: config.drain_timeout,
-    };
-    let mut findings = check::check(&subject).await;
-    if deep {
-        findings.extend(match check::canary::obstacle(&findings) {
-            Some(obstacle) => vec![obstacle],
-            None => start::canary(config, &aws)?.fly(&|line| eprintln!("{line}")).await,
-        });
+async fn doctor(config: &WorkerConfig, json: bool, deep: bool, before_start: bool) -> Result<u8, CannotStart> {
+    if before_start && config.check_before_start == BeforeStart::Off {
+        return Ok(exit::EX_OK);
     }
+    let findings = start::doctor::findings(config, &start::aws().await?, deep).await?;
     page(&if json { check::json(&findings) } else { check::text(&findings) });
-    Ok(check::exit_code(&findings))
+    Ok(match (before_start, config.check_before_start) {
+        (false, _) => check::exit_code(&findings),
+        (true, BeforeStart::Fail) => check::exit_code_before_start(&findings),
+        (true, BeforeStart::Warn | BeforeStart::Off) => exit::EX_OK,
+    })
 }

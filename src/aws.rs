@@ -82,7 +82,7 @@ impl Fault {
 }
 
 /// The SDK's own `Display` says only "dispatch failure": the cause is further down.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

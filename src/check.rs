@@ -5,25 +5,31 @@
 //! Knows the ports only; opening clients and reading variables is the caller's.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::clock::{WallClock, rfc3339};
 use crate::heartbeat;
 use crate::index::Search;
+use crate::index::opensearch::{Examine, SetupError, SetupStep};
 use crate::message::detail::{detail, printable};
 use crate::message::s3_event::Source;
 use crate::queue::{Queue, SQS_MAX_VISIBILITY};
 use crate::receive::poll_wait;
 use crate::shutdown::SETTLE_MARGIN;
 use crate::store::Store;
+use crate::store::wiring::Wiring;
 
 mod buckets;
 pub mod canary;
+pub mod host;
 mod queues;
 mod report;
+mod wiring;
 
-pub use report::{exit_code, json, text};
+use host::Disk;
+pub use report::{exit_code, exit_code_before_start, json, text};
 
 /// How long one call may take: a closed port must not look like a slow one for minutes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,20 +118,37 @@ pub struct Subject<'a> {
     pub visibility: Duration,
     /// `DRAIN_TIMEOUT`.
     pub drain_timeout: Duration,
+    /// What the buckets do by themselves; `None` is not looked at.
+    pub wiring: Option<&'a dyn Wiring>,
+    /// The index's mapping and read alias; `None` is not looked at.
+    pub mapping: Option<&'a dyn Examine>,
+    /// Where files lie while they are read; `None` is not looked at.
+    pub disk: Option<&'a Disk>,
+    /// This host's clock.
+    pub clock: &'a dyn WallClock,
 }
 
 /// Looks at everything; the findings come in a fixed order.
 pub async fn check(subject: &Subject<'_>) -> Vec<Finding> {
-    let (mut findings, sources, results, index) = tokio::join!(
-        queues::check(subject),
+    let queues = async {
+        let (findings, arn) = queues::check(subject).await;
+        (findings, wiring::check(subject, arn.as_deref()).await)
+    };
+    let ((mut findings, wired), sources, (results, written), index, mapping) = tokio::join!(
+        queues,
         buckets::check_sources(subject),
         buckets::check_results(subject),
-        check_index(subject)
+        check_index(subject),
+        check_mapping(subject)
     );
     findings.extend(sources);
     findings.extend(results);
+    findings.extend(wired);
     findings.push(index);
+    findings.extend(mapping);
     findings.push(ladder(subject));
+    findings.push(host::clock(written));
+    findings.extend(host::disk(subject));
     findings
 }
 
@@ -159,6 +182,51 @@ async fn check_index(subject: &Subject<'_>) -> Finding {
             "check OPENSEARCH_ENDPOINT, its credentials and the network; where the alias is not there yet: \
              worker setup-index (the worker runs without it, and parks)",
         ),
+    }
+}
+
+/// A mapping that differs loses fields, and is no reason not to start (P4).
+async fn check_mapping(subject: &Subject<'_>) -> Option<Finding> {
+    let (name, examine) = ("mapping", subject.mapping?);
+    let fix = "worker setup-index, which says what it can mend; for the rest worker migrate-index";
+    let examined = within(examine.examine(), SetupError::Unavailable).await;
+    Some(match examined {
+        Err(SetupError::Unavailable(_)) => Finding::skipped(name, "needs an index that answers"),
+        Err(error @ (SetupError::Names(_) | SetupError::Analyzer(_))) => Finding::fail(name, &error.to_string(), fix),
+        Ok(report) => {
+            let of = |conflicts: bool| {
+                let steps = report.steps.iter().filter(|step| matches!(step, SetupStep::Conflict(_)) == conflicts);
+                let told = steps.map(|step| match step {
+                    SetupStep::Created(what)
+                    | SetupStep::Present(what)
+                    | SetupStep::Changed(what)
+                    | SetupStep::Conflict(what) => what.as_str(),
+                });
+                told.collect::<Vec<_>>().join("; ")
+            };
+            match report.has_conflicts() {
+                true => Finding::fail(name, &of(true), fix),
+                false => Finding::pass(name, &of(false)),
+            }
+        }
+    })
+}
+
+/// Who we are: an access key's id and when it expires, or why there is none.
+pub fn credentials(found: Result<(&str, Option<SystemTime>), &str>, fix: &str) -> Finding {
+    let name = "credentials";
+    match found {
+        Ok((id, expiry)) => {
+            // The id is no secret, and the last of it is enough to know it by.
+            let end: String = id.chars().skip(id.chars().count().saturating_sub(4)).collect();
+            let until = expiry.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let until = until.map_or_else(
+                || "without an end".to_owned(),
+                |at| format!("until {}", rfc3339(u64::try_from(at.as_millis()).unwrap_or(u64::MAX))),
+            );
+            Finding::pass(name, &format!("access key …{end}, {until}"))
+        }
+        Err(why) => Finding::fail(name, &format!("no AWS credentials: {why}"), fix),
     }
 }
 

@@ -127,6 +127,8 @@ pub struct WorkerConfig {
     pub aws_endpoint_url: Option<String>,
     /// Folder for files while they are read, as given; see [`WorkerConfig::temp_path`].
     pub temp_dir: Option<PathBuf>,
+    /// What becomes of a failed check before the start.
+    pub check_before_start: BeforeStart,
     /// What may be changed while it runs.
     pub reload_file: Option<PathBuf>,
 }
@@ -204,6 +206,17 @@ pub enum OnExtractionError {
     Index,
     /// To the dead-letter queue, `malformed`.
     DeadLetter,
+}
+
+/// What becomes of a failed check before the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BeforeStart {
+    /// Nothing is looked at.
+    Off,
+    /// It is told, and the worker starts.
+    Warn,
+    /// The worker does not start.
+    Fail,
 }
 
 /// Form of the log on stderr.
@@ -333,6 +346,8 @@ impl WorkerConfig {
         let log_format = read.value(&setting!(read, args.log_format), format, one_of(&formats));
         let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
         let log_level = read.value(&setting!(read, args.log_level), "info", one_of(&levels));
+        let ways = [("warn", BeforeStart::Warn), ("fail", BeforeStart::Fail), ("off", BeforeStart::Off)];
+        let check_before_start = read.value(&setting!(read, args.check_before_start), "warn", one_of(&ways));
         let temp_dir = read.optional(&setting!(read, args.temp_dir), folder);
 
         let allow_http = read.value(&setting!(read, args.allow_http), "false", boolean);
@@ -406,6 +421,7 @@ impl WorkerConfig {
                 tenant_from: tenant_from?,
                 aws_endpoint_url: aws_endpoint_url?,
                 temp_dir: temp_dir?,
+                check_before_start: check_before_start?,
                 reload_file,
             })
         };

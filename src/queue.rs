@@ -91,20 +91,25 @@ pub struct Outgoing {
 impl Outgoing {
     /// As SQS counts it: the body, and name, type and value of each attribute (SQS quotas, "Message size").
     pub fn bytes(&self) -> usize {
-        let attribute = |(name, attribute): (&String, &MessageAttribute)| {
-            let value = match &attribute.value {
-                AttributeValue::Text(text) => text.len(),
-                AttributeValue::Binary(bytes) => bytes.len(),
-            };
-            name.len() + attribute.data_type.len() + value
-        };
-        self.body.len() + self.attributes.iter().map(attribute).sum::<usize>()
+        bytes(&self.body, &self.attributes)
     }
 
     /// SQS takes it: at most 10 attributes and 1 MiB.
     pub fn fits(&self) -> bool {
         self.attributes.len() <= SQS_MAX_ATTRIBUTES && self.bytes() <= SQS_MAX_MESSAGE_BYTES
     }
+}
+
+/// As SQS counts a message: up to 1 MiB, all of which may be in its attributes.
+pub fn bytes(body: &str, attributes: &BTreeMap<String, MessageAttribute>) -> usize {
+    let attribute = |(name, attribute): (&String, &MessageAttribute)| {
+        let value = match &attribute.value {
+            AttributeValue::Text(text) => text.len(),
+            AttributeValue::Binary(bytes) => bytes.len(),
+        };
+        name.len() + attribute.data_type.len() + value
+    };
+    body.len() + attributes.iter().map(attribute).sum::<usize>()
 }
 
 /// What a queue says of itself.

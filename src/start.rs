@@ -45,6 +45,7 @@ use crate::survey::Surveyor;
 pub mod archive;
 pub mod begin;
 mod canary;
+pub mod doctor;
 pub mod inspect;
 mod look;
 pub mod migrate;
@@ -52,7 +53,7 @@ pub mod parked;
 
 pub use begin::stop_on_interrupt;
 
-pub use canary::canary;
+use canary::canary;
 use look::Stations;
 
 /// An outage never slows settlement by more than this, once (design §6).

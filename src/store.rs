@@ -13,6 +13,7 @@ use futures_util::stream::BoxStream;
 
 pub mod layout;
 pub mod s3;
+pub mod wiring;
 
 /// What HEAD or GET says of an object.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

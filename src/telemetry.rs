@@ -19,6 +19,10 @@ use crate::message::detail::printable;
 use crate::metrics::Meters;
 use crate::terminal;
 
+mod queue;
+
+pub use queue::Queue;
+
 /// Where lines of metrics go: logged whatever the level is, and always as JSON, for a machine reads them.
 pub const METRICS: &str = "quittance::metrics";
 /// Longest free text in a line.
@@ -43,11 +47,43 @@ fn wanted(level: &str) -> Targets {
     quittance.with_default(LevelFilter::ERROR)
 }
 
-/// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names; `meters` hear
-/// every fact beside it, whatever the level is.
-pub fn install(format: LogFormat, level: &str, identity: Identity, meters: Option<&Arc<Meters>>) -> Dial {
+/// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names. Lines are written
+/// by whoever says them, as an operator's command does: see [`install_queued`].
+pub fn install(format: LogFormat, level: &str, identity: Identity) -> Dial {
+    install_through(format, level, identity, terminal::log, None)
+}
+
+/// The same for a worker: nobody waits for who reads the log, and `meters` hear every fact beside it, whatever the level is.
+/// Flush the queue before the end.
+pub fn install_queued(
+    format: LogFormat,
+    level: &str,
+    identity: Identity,
+    meters: &Arc<Meters>,
+) -> std::io::Result<(Dial, Queue)> {
+    let lost = Lines { format, identity: identity.clone(), write: () };
+    let queue = Queue::start(move |lines| {
+        let fields = serde_json::json!({ "lines": lines }).to_string();
+        let (fact, fields) = (Some("log_lost".to_owned()), Some(fields));
+        lost.line(Level::ERROR, Parts { fact, fields, ..Parts::default() })
+    })?;
+    let writing = queue.clone();
+    let write = move |line: &str| writing.line(line);
+    Ok((install_through(format, level, identity, write, Some(meters)), queue))
+}
+
+fn install_through<W>(
+    format: LogFormat,
+    level: &str,
+    identity: Identity,
+    write: W,
+    meters: Option<&Arc<Meters>>,
+) -> Dial
+where
+    W: Fn(&str) + Send + Sync + 'static,
+{
     let (wanted_now, dial) = reload::Layer::new(wanted(level));
-    let lines = Lines { format, identity, write: terminal::log };
+    let lines = Lines { format, identity, write };
     let subscriber = tracing_subscriber::registry();
     let subscriber = subscriber.with(lines.with_filter(wanted_now)).with(meters.map(Meters::layer));
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
@@ -75,15 +111,19 @@ impl<S: Subscriber, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
         event.record(&mut parts);
         let level = *event.metadata().level();
         let is_for_machines = event.metadata().target() == METRICS;
-        let line = match self.format {
-            LogFormat::Text if !is_for_machines => text(level, parts),
-            LogFormat::Json | LogFormat::Text => self.json(level, parts),
-        };
+        let line = if is_for_machines { self.json(level, parts) } else { self.line(level, parts) };
         (self.write)(&line);
     }
 }
 
 impl<W> Lines<W> {
+    fn line(&self, level: Level, parts: Parts) -> String {
+        match self.format {
+            LogFormat::Json => self.json(level, parts),
+            LogFormat::Text => text(level, parts),
+        }
+    }
+
     fn json(&self, level: Level, parts: Parts) -> String {
         let mut line = Map::new();
         let mut put = |name: &str, value: &str| line.insert(name.to_owned(), Value::from(value));

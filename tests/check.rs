@@ -12,10 +12,13 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use quittance::check::{Finding, QueueAt, Subject, Verdict, check, exit_code};
+use quittance::clock::WallClock;
+use quittance::index::opensearch::{Examine, SetupError, SetupReport, SetupStep};
 use quittance::index::{IndexItem, ItemAnswer, Search, SearchError};
 use quittance::message::s3_event::Source;
 use quittance::message::{Message, MessageId, ReceiptHandle};
 use quittance::queue::{BatchSize, EntryReply, Outgoing, Queue, QueueError, QueueFacts, SendReply};
+use quittance::store::wiring::{Expiration, Notification, Notifications, Wiring};
 use quittance::store::{Condition, ObjectHead, OpenObject, Page, PutReply, Store, StoreError};
 
 const URL: &str = "https://sqs.eu-central-1.amazonaws.com/111122223333/files";
@@ -105,7 +108,7 @@ impl Store for FakeStore {
         assert_eq!(bucket, "results");
         self.get.meet().await?;
         Ok(self.objects.lock().unwrap().get(key).cloned().map(|(body, metadata)| OpenObject {
-            head: ObjectHead { size: body.len() as u64, metadata, ..ObjectHead::default() },
+            head: ObjectHead { size: body.len() as u64, metadata, modified_ms: Some(WRITTEN), ..ObjectHead::default() },
             body: stream::iter([Ok(body)]).boxed(),
         }))
     }
@@ -161,7 +164,69 @@ impl Search for FakeSearch {
     }
 }
 
+/// What the buckets do by themselves.
+#[derive(Clone, Default)]
+struct FakeWiring {
+    mood: Option<StoreError>,
+    notifications: BTreeMap<&'static str, Notifications>,
+    expirations: BTreeMap<&'static str, Vec<Expiration>>,
+}
+
+impl FakeWiring {
+    fn of(&mut self, bucket: &'static str) -> &mut Notifications {
+        self.notifications.entry(bucket).or_default()
+    }
+
+    fn expires(&mut self, bucket: &'static str, prefix: &str) {
+        let rule = Expiration { rule: "tidy".into(), prefix: prefix.into() };
+        self.expirations.entry(bucket).or_default().push(rule);
+    }
+}
+
+#[async_trait]
+impl Wiring for FakeWiring {
+    async fn notifications(&self, bucket: &str) -> Result<Notifications, StoreError> {
+        self.mood.clone().map_or(Ok(()), Err)?;
+        Ok(self.notifications.get(bucket).cloned().unwrap_or_default())
+    }
+    async fn expirations(&self, bucket: &str) -> Result<Vec<Expiration>, StoreError> {
+        self.mood.clone().map_or(Ok(()), Err)?;
+        Ok(self.expirations.get(bucket).cloned().unwrap_or_default())
+    }
+}
+
+fn tells(target: &str, events: &[&str], prefix: &str) -> Notification {
+    let events = events.iter().map(|event| (*event).to_owned()).collect();
+    Notification { target: target.into(), events, prefix: prefix.into(), suffix: String::new() }
+}
+
+const COMES_AND_GOES: [&str; 2] = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"];
+
+struct FakeMapping(Result<Vec<SetupStep>, SetupError>);
+
+#[async_trait]
+impl Examine for FakeMapping {
+    async fn examine(&self) -> Result<SetupReport, SetupError> {
+        self.0.clone().map(|steps| SetupReport { index: "files-v1".into(), steps })
+    }
+}
+
+/// A wall clock that stands.
+struct Stands(u64);
+
+impl WallClock for Stands {
+    fn unix_ms(&self) -> u64 {
+        self.0
+    }
+}
+
+/// When all objects were written.
+const WRITTEN: u64 = 1_795_358_754_000;
+
 struct World {
+    wiring: FakeWiring,
+    mapping: FakeMapping,
+    clock: Stands,
     url: &'static str,
     queue: FakeQueue,
     dlq: Option<FakeQueue>,
@@ -182,7 +247,14 @@ impl World {
             ..QueueFacts::default()
         };
         let main = QueueFacts { max_receive_count: Some(20), dead_letter_arn: Some(DLQ_ARN.into()), ..facts(ARN, 4) };
+        let mut wiring = FakeWiring::default();
+        for bucket in ["inbox", "shared"] {
+            wiring.of(bucket).all.push(tells(ARN, &COMES_AND_GOES, ""));
+        }
         Self {
+            wiring,
+            mapping: FakeMapping(Ok(vec![SetupStep::Present("mapping of files-v1".into())])),
+            clock: Stands(WRITTEN),
             url: URL,
             queue: FakeQueue { facts: main, mood: Mood::Well },
             dlq: Some(FakeQueue { facts: facts(DLQ_ARN, 14), mood: Mood::Well }),
@@ -223,6 +295,10 @@ impl World {
             index: "files",
             visibility: self.visibility,
             drain_timeout: Duration::from_secs(30),
+            wiring: Some(&self.wiring),
+            mapping: self.search.as_ref().map(|_| &self.mapping as &dyn Examine),
+            disk: None,
+            clock: &self.clock,
         })
         .await
     }
@@ -247,6 +323,8 @@ const CASES: &[Case] = &[
             (Skipped, "max_receives", NEEDS_QUEUE, ""),
             (Skipped, "retention", NEEDS_QUEUE, ""),
             (Skipped, "lease", NEEDS_QUEUE, ""),
+            (Skipped, "notification", "inbox: needs the queue\'s ARN", ""),
+            (Skipped, "notification", "shared: needs the queue\'s ARN", ""),
         ],
     ),
     (
@@ -262,6 +340,8 @@ const CASES: &[Case] = &[
             (Skipped, "max_receives", NEEDS_QUEUE, ""),
             (Skipped, "retention", NEEDS_QUEUE, ""),
             (Skipped, "lease", NEEDS_QUEUE, ""),
+            (Skipped, "notification", "inbox: needs the queue\'s ARN", ""),
+            (Skipped, "notification", "shared: needs the queue\'s ARN", ""),
         ],
     ),
     (
@@ -285,7 +365,11 @@ const CASES: &[Case] = &[
     (
         "the queue is fifo",
         |w| w.queue.facts.arn = format!("{ARN}.fifo"),
-        &[(Fail, "queue_type", "fifo", "use a standard queue")],
+        &[
+            (Fail, "queue_type", "fifo", "use a standard queue"),
+            (Warn, "notification", "inbox: does not notify the queue", "deploy/stack.yaml"),
+            (Warn, "notification", "shared: does not notify the queue", "deploy/stack.yaml"),
+        ],
     ),
     (
         "the policy names a queue that was not opened",
@@ -424,7 +508,10 @@ const CASES: &[Case] = &[
     (
         "the results bucket is a source",
         |w| w.sources = vec!["inbox", "results/in/"],
-        &[(Fail, "results_apart", "results is a source", "take this one out of SOURCE_BUCKETS")],
+        &[
+            (Fail, "results_apart", "results is a source", "take this one out of SOURCE_BUCKETS"),
+            (Warn, "notification", "results: does not notify the queue", "deploy/stack.yaml"),
+        ],
     ),
     (
         "the results bucket is not there",
@@ -433,37 +520,56 @@ const CASES: &[Case] = &[
             (Fail, "results_bucket", "results: bucket does not exist", "check S3_BUCKET"),
             (Skipped, "results_writes", "needs the bucket", ""),
             (Skipped, "pause", "results: needs the bucket", ""),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
         ],
     ),
     (
         "writing results is not allowed",
         |w| w.store.put = Mood::Error(StoreError::Denied("403".into())),
-        &[(Fail, "results_writes", "cannot write control/check-", "s3:PutObject")],
+        &[
+            (Fail, "results_writes", "cannot write control/check-", "s3:PutObject"),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
+        ],
     ),
     (
         "writing results never ends",
         |w| w.store.put = Mood::Hangs,
-        &[(Fail, "results_writes", "no answer within 10 s", "s3:PutObject")],
+        &[
+            (Fail, "results_writes", "no answer within 10 s", "s3:PutObject"),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
+        ],
     ),
     (
         "the reply of a write is lost",
         |w| w.store.loses_replies = true,
-        &[(Fail, "results_writes", "connection reset", "s3:PutObject")],
+        &[
+            (Fail, "results_writes", "connection reset", "s3:PutObject"),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
+        ],
     ),
     (
         "the store ignores if-none-match",
         |w| w.store.honours_if_none_match = false,
-        &[(Fail, "results_writes", "ignores if-none-match", "conditional writes")],
+        &[
+            (Fail, "results_writes", "ignores if-none-match", "conditional writes"),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
+        ],
     ),
     (
         "the store ignores if-match",
         |w| w.store.honours_if_match = false,
-        &[(Fail, "results_writes", "ignores if-match", "conditional writes")],
+        &[
+            (Fail, "results_writes", "ignores if-match", "conditional writes"),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
+        ],
     ),
     (
         "the store drops metadata",
         |w| w.store.keeps_metadata = false,
-        &[(Fail, "results_writes", "not what was written", "")],
+        &[
+            (Fail, "results_writes", "not what was written", ""),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
+        ],
     ),
     (
         "reading results is not allowed",
@@ -471,6 +577,7 @@ const CASES: &[Case] = &[
         &[
             (Fail, "results_writes", "cannot read", "s3:GetObject"),
             (Fail, "pause", "cannot see whether the fleet is paused", "arn:aws:s3:::results/control/pause.json"),
+            (Skipped, "clock", "needs a write to the results bucket", ""),
         ],
     ),
     (
@@ -497,6 +604,72 @@ const CASES: &[Case] = &[
         "search never answers",
         |w| w.search = Some(FakeSearch(Mood::Hangs)),
         &[(Fail, "index", "no answer within 10 s", "OPENSEARCH_ENDPOINT")],
+    ),
+    (
+        "nothing tells the queue of new files",
+        |w| w.wiring.of("inbox").all.clear(),
+        &[(Warn, "notification", "inbox: does not notify the queue", "s3:ObjectCreated:*")],
+    ),
+    (
+        "removed files are not told",
+        |w| w.wiring.of("inbox").all = vec![tells(ARN, &["s3:ObjectCreated:Put", "s3:ObjectCreated:*"], "")],
+        &[(Warn, "notification", "removed files stay found", "s3:ObjectRemoved:*")],
+    ),
+    (
+        "only some ways of writing a file are told, and only removals by hand",
+        |w| w.wiring.of("inbox").all = vec![tells(ARN, &["s3:ObjectCreated:Put", "s3:ObjectRemoved:Delete"], "")],
+        &[(Warn, "notification", "new files of this source are not all told; s3:ObjectRemoved:*", "deploy/stack.yaml")],
+    ),
+    (
+        "the filter of the notification leaves out some of the source",
+        |w| w.wiring.of("shared").all = vec![tells(ARN, &COMES_AND_GOES, "drop/pdf/")],
+        &[(Warn, "notification", "shared/drop/: the queue is not told of s3:ObjectCreated:*", "deploy/stack.yaml")],
+    ),
+    (
+        "files that expire are not told",
+        |w| w.wiring.expires("shared", "drop/old/"),
+        &[(Warn, "notification", "files that a lifecycle rule deletes stay found", "s3:LifecycleExpiration:*")],
+    ),
+    (
+        "our own records come back as work",
+        |w| w.wiring.of("results").all.push(tells(ARN, &["s3:ObjectCreated:*"], "processed/")),
+        &[(Fail, "notification_loop", "results: notifies the queue of our own records", "take the queue out")],
+    ),
+    (
+        "a lifecycle rule deletes records",
+        |w| w.wiring.expires("results", ""),
+        &[(Fail, "results_lifecycle", "lifecycle rule \"tidy\" deletes what begins with \"\"", "attempts/")],
+    ),
+    (
+        "a lifecycle rule deletes some markers",
+        |w| w.wiring.expires("results", "retry-index/2026"),
+        &[(Fail, "results_lifecycle", "retry-index/2026", "prefix of its own")],
+    ),
+    (
+        "what the buckets do may not be looked at",
+        |w| w.wiring.mood = Some(StoreError::Denied("403".into())),
+        &[
+            (Warn, "notification", "inbox: cannot be looked at", "s3:GetBucketNotification"),
+            (Warn, "notification", "shared: cannot be looked at", "s3:GetBucketNotification"),
+            (Warn, "notification_loop", "results: cannot be looked at", "s3:GetBucketNotification"),
+            (Warn, "results_lifecycle", "cannot be looked at", "s3:GetLifecycleConfiguration"),
+        ],
+    ),
+    (
+        "the mapping has changed",
+        |w| w.mapping = FakeMapping(Ok(vec![SetupStep::Conflict("files-v1 has no field tenant".into())])),
+        &[(Fail, "mapping", "files-v1 has no field tenant", "worker setup-index")],
+    ),
+    (
+        "the alias writes to no index",
+        |w| w.mapping = FakeMapping(Err(SetupError::Names("alias files writes to no index".into()))),
+        &[(Fail, "mapping", "writes to no index", "worker setup-index")],
+    ),
+    ("the clock is slow", |w| w.clock = Stands(WRITTEN - 60_000), &[(Warn, "clock", "59 s between", "time service")]),
+    (
+        "the clock is wrong",
+        |w| w.clock = Stands(WRITTEN + 3_600_000),
+        &[(Fail, "clock", "3599 s between", "time service")],
     ),
     ("search was forgotten", |w| w.search = None, &[(Fail, "index", "no search endpoint", "SKIP_OPENSEARCH=true")]),
     (
@@ -551,15 +724,21 @@ async fn a_sound_world_passes_every_check() {
         "results_bucket",
         "results_writes",
         "pause",
+        "notification",
+        "notification",
+        "notification_loop",
+        "results_lifecycle",
         "index",
+        "mapping",
         "timeouts",
+        "clock",
     ];
     assert_eq!(names, expected);
     for finding in &findings {
         assert_eq!((finding.verdict, &finding.fix), (Verdict::Pass, &None), "{finding:#?}");
     }
     assert_eq!(
-        findings.last().unwrap().evidence,
+        findings.iter().find(|finding| finding.name == "timeouts").unwrap().evidence,
         "poll 15 s < heartbeat every 20 s < lease 60 s < 43200 s (sqs limit); \
          stop: drain or open poll 30 s + settling 15 s = 45 s < TimeoutStopSec"
     );

@@ -146,6 +146,7 @@ fn every_setting_can_be_given_by_flag_and_by_variable() {
         ("TENANT_FROM", "message-group"),
         ("TEMP_DIR", "/var/tmp/q"),
         ("RELOAD_FILE", "/no/such/file"),
+        ("CHECK_BEFORE_START", "FAIL"),
     ];
     let given: BTreeMap<&str, &str> = given.into();
     let by_variable = convert(&given, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
@@ -197,9 +198,10 @@ fn flags_may_stand_before_and_after_the_subcommand() {
         assert_eq!(read(argv).task(), Task::Run, "{argv:?}");
     }
     assert_eq!(read(&["setup-index"]).task(), Task::SetupIndex);
-    assert_eq!(read(&["check"]).task(), Task::Check { json: false, deep: false });
-    assert_eq!(read(&["--queue-url", "x", "check", "--json"]).task(), Task::Check { json: true, deep: false });
-    assert_eq!(read(&["check", "--deep"]).task(), Task::Check { json: false, deep: true });
+    let check = |json, deep| Task::Check { json, deep, before_start: false };
+    assert_eq!(read(&["check"]).task(), check(false, false));
+    assert_eq!(read(&["--queue-url", "x", "check", "--json"]).task(), check(true, false));
+    assert_eq!(read(&["check", "--deep"]).task(), check(false, true));
     assert_eq!(read(&["extract-child"]).task(), Task::ExtractChild);
     assert!(!typed(&["--replay", "false"]).unwrap().replay);
 }
@@ -351,6 +353,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ("FAILED_RETRY_BASE_BACKOFF_SECONDS", "3601", "3601 s is more than FAILED_RETRY_MAX_BACKOFF_SECONDS", "lower it"),
     ("FAILED_RETRY_MAX_BACKOFF_SECONDS", "x", "is not a duration", "1 to 86400"),
     ("DRAIN_TIMEOUT", "3601", "is out of range", "0 to 3600"),
+    ("CHECK_BEFORE_START", "yes", "\"yes\" is not known", "warn"),
     ("RELOAD_FILE", "limits.env", "is not a file's path", "give an absolute path"),
     ("RELOAD_FILE", "/", "is not a file's path", "give an absolute path"),
     ("ADMIN_LISTEN", "9464", "\"9464\" is not an address", "IP:PORT"),

@@ -616,3 +616,35 @@ fn the_policy_denies_for_good_what_another_policy_might_allow() {
     // What the replay removes is not caught by the denial.
     assert!(with_admin("s3:DeleteObject", "arn:aws:s3:::results/retry-index/2026-11-22/default/x/1.json"));
 }
+
+/// What stands between backticks and begins with one of our programs; lines of its blocks too.
+fn commands(text: &str) -> Vec<Vec<&str>> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let lines = quoted.flat_map(str::lines).map(|line| line.split('#').next().unwrap_or_default());
+    let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    words.filter(|words| matches!(words.first(), Some(&("redrive" | "worker"))) && words.len() > 1).collect()
+}
+
+#[test]
+fn every_command_of_the_runbook_is_one_there_is() {
+    let runbook = include_str!("../deploy/RUNBOOK.md");
+    let found = commands(runbook);
+    assert!(found.len() > 40, "{found:?}");
+    let mut helps: BTreeMap<Vec<&str>, String> = BTreeMap::new();
+    for words in found {
+        let program = if words[0] == "worker" { env!("CARGO_BIN_EXE_worker") } else { env!("CARGO_BIN_EXE_redrive") };
+        let is_name =
+            |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
+        let names: Vec<&str> = words[1..].iter().take_while(|word| is_name(word)).copied().collect();
+        let key: Vec<&str> = words[..1].iter().copied().chain(names.iter().copied()).collect();
+        let help = helps.entry(key).or_insert_with(|| {
+            let output = Command::new(program).args(&names).arg("--help").env_clear().output().unwrap();
+            assert!(output.status.success(), "{words:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        });
+        for flag in words.iter().filter(|word| word.starts_with("--") && **word != "--help") {
+            let flag = flag.split('=').next().unwrap().trim_end_matches(['.', ',', ':', ';']);
+            assert!(help.contains(flag), "{words:?}: no {flag} in its help");
+        }
+    }
+}

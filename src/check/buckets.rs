@@ -80,7 +80,8 @@ fn bucket_finding(name: &'static str, variable: &str, bucket: &str, probe: &Resu
     Finding::fail(name, &format!("{bucket}: {error}"), &fix)
 }
 
-pub(super) async fn check_results(subject: &Subject<'_>) -> Vec<Finding> {
+/// The findings; and when an object was written, by the store's clock and by ours.
+pub(super) async fn check_results(subject: &Subject<'_>) -> (Vec<Finding>, Option<(u64, u64)>) {
     let bucket = subject.results_bucket;
     let apart = if subject.sources.iter().any(|source| source.bucket == bucket) {
         Finding::fail(
@@ -94,13 +95,14 @@ pub(super) async fn check_results(subject: &Subject<'_>) -> Vec<Finding> {
     let probe = within(subject.store.probe(bucket), StoreError::Unavailable).await;
     let reachable = bucket_finding("results_bucket", "S3_BUCKET", bucket, &probe);
     // A refused probe says nothing about reading and writing; a bucket that is not there does.
-    let (writes, pause) = if matches!(probe, Err(StoreError::BucketMissing(_) | StoreError::Unavailable(_))) {
+    let ((writes, written), pause) = if matches!(probe, Err(StoreError::BucketMissing(_) | StoreError::Unavailable(_)))
+    {
         let needs = |name| Finding::skipped(name, &format!("{bucket}: needs the bucket"));
-        (needs("results_writes"), needs("pause"))
+        ((needs("results_writes"), None), needs("pause"))
     } else {
-        tokio::join!(check_writes(subject.store, bucket), check_pause(subject.store, bucket))
+        tokio::join!(check_writes(subject, bucket), check_pause(subject.store, bucket))
     };
-    vec![apart, reachable, writes, pause]
+    (vec![apart, reachable, writes, pause], written)
 }
 
 /// A fleet that stands still as it was told to looks like a broken one.
@@ -132,28 +134,32 @@ struct Broken {
     fix: String,
 }
 
-async fn check_writes(store: &dyn Store, bucket: &str) -> Finding {
-    let name = "results_writes";
+async fn check_writes(subject: &Subject<'_>, bucket: &str) -> (Finding, Option<(u64, u64)>) {
+    let (name, store) = ("results_writes", subject.store);
     let key = format!("control/check-{}.json", Uuid::now_v7());
     let kept = keeps_its_word(store, bucket, &key).await;
+    let ours = subject.clock.unix_ms();
     // Also after a failure: a write whose reply was lost may have happened.
     let removed = within(store.delete(bucket, &key), StoreError::Unavailable).await;
-    match (kept, removed) {
+    let written = kept.as_ref().ok().copied().flatten().map(|theirs| (theirs, ours));
+    let finding = match (kept, removed) {
         (Err(Broken { evidence, fix }), _) => Finding::fail(name, &format!("{bucket}: {evidence}"), &fix),
-        (Ok(()), Err(error)) => Finding::warn(
+        (Ok(_), Err(error)) => Finding::warn(
             name,
             &format!("{bucket}: writes are sound, but {key} could not be removed: {error}"),
             &format!("grant s3:DeleteObject on arn:aws:s3:::{bucket}/*, and remove that object"),
         ),
-        (Ok(()), Ok(())) => Finding::pass(
+        (Ok(_), Ok(())) => Finding::pass(
             name,
             &format!("{bucket}: written, read back, removed; both conditions hold (if-none-match, if-match)"),
         ),
-    }
+    };
+    (finding, written)
 }
 
-/// The record's protocol in small: create once, never twice, never over another's etag, metadata kept.
-async fn keeps_its_word(store: &dyn Store, bucket: &str, key: &str) -> Result<(), Broken> {
+/// The record's protocol in small: create once, never twice, never over another's etag, metadata kept. When it was written,
+/// as the store says, Unix milliseconds.
+async fn keeps_its_word(store: &dyn Store, bucket: &str, key: &str) -> Result<Option<u64>, Broken> {
     let body = Bytes::from_static(b"{\"written_by\":\"worker check\"}");
     let metadata = BTreeMap::from([("revision".to_owned(), "1".to_owned())]);
     let put = async |condition: Condition| {
@@ -179,12 +185,14 @@ async fn keeps_its_word(store: &dyn Store, bucket: &str, key: &str) -> Result<()
     }
     let read = async {
         let Some(object) = store.get(bucket, key).await? else { return Ok(None) };
-        let found = object.head.metadata.clone();
-        Ok(Some((found, read_all(object, body.len()).await?)))
+        let (found, written) = (object.head.metadata.clone(), object.head.modified_ms);
+        Ok(Some((found, written, read_all(object, body.len()).await?)))
     };
     match within(read, StoreError::Unavailable).await {
-        Ok(Some((found, text))) if text == body && found.get("revision").is_some_and(|revision| revision == "1") => {
-            Ok(())
+        Ok(Some((found, written, text)))
+            if text == body && found.get("revision").is_some_and(|revision| revision == "1") =>
+        {
+            Ok(written)
         }
         Ok(Some(_)) => Err(broken("what was read back is not what was written")),
         Ok(None) => Err(broken("what was written is not there")),

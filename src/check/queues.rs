@@ -20,7 +20,8 @@ const LONG_LEASE: Duration = Duration::from_secs(300);
 
 type Facts = Result<QueueFacts, QueueError>;
 
-pub(super) async fn check(subject: &Subject<'_>) -> Vec<Finding> {
+/// The findings, and the ARN of the main queue where it said one.
+pub(super) async fn check(subject: &Subject<'_>) -> (Vec<Finding>, Option<String>) {
     let ask = async |at: QueueAt<'_>| within(at.queue.facts(), QueueError::Unavailable).await;
     let (main, dlq) = tokio::join!(ask(subject.queue), async {
         match subject.dlq {
@@ -33,7 +34,7 @@ pub(super) async fn check(subject: &Subject<'_>) -> Vec<Finding> {
         for name in ["dlq_pairing", "max_receives", "retention", "lease"] {
             findings.push(Finding::skipped(name, "needs the attributes of the queue"));
         }
-        return findings;
+        return (findings, None);
     };
     let dlq = dlq.and_then(Result::ok);
     findings.push(match &dlq {
@@ -46,7 +47,7 @@ pub(super) async fn check(subject: &Subject<'_>) -> Vec<Finding> {
         None => Finding::skipped("retention", "needs the attributes of the dead-letter queue"),
     });
     findings.push(lease(subject, main));
-    findings
+    (findings, Some(main.arn.clone()))
 }
 
 fn queue(main: &Facts) -> Finding {

@@ -13,6 +13,13 @@ pub fn exit_code(findings: &[Finding]) -> u8 {
     u8::from(count(findings, Verdict::Fail) > 0)
 }
 
+/// The same before a worker starts: a sick index keeps none from starting (P4).
+pub fn exit_code_before_start(findings: &[Finding]) -> u8 {
+    const SIDE_PATH: [&str; 3] = ["index", "mapping", "network_search"];
+    let fails = |finding: &&Finding| finding.verdict == Verdict::Fail && !SIDE_PATH.contains(&finding.name);
+    u8::from(findings.iter().any(|finding| fails(&finding)))
+}
+
 /// Lines for a terminal: verdict, name, evidence; the fix below.
 pub fn text(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
@@ -85,6 +92,9 @@ mod tests {
         worse.push(Finding::fail("dlq", "not there", "create it"));
         assert_eq!(exit_code(&worse), 1);
         assert!(json(&worse).starts_with(r#"{"passed":false"#));
+        assert_eq!(exit_code_before_start(&worse), 1);
+        let index = [Finding::fail("index", "down", "wait"), Finding::fail("mapping", "other", "migrate")];
+        assert_eq!((exit_code(&index), exit_code_before_start(&index)), (1, 0), "documents are parked");
     }
 
     #[test]

@@ -169,6 +169,11 @@ pub struct Args {
     #[arg(allow_negative_numbers = true)]
     pub drain_timeout: Option<String>,
 
+    /// What becomes of a failed check before the start (`worker check --before-start`, which the systemd unit runs): `warn`
+    /// (it is told, and the worker starts), `fail` or `off`; default `warn`.
+    #[arg(long, env = "CHECK_BEFORE_START", value_name = "HOW", global = true, help_heading = "Operation")]
+    pub check_before_start: Option<String>,
+
     /// File of LOG_LEVEL, WORKER_CONCURRENCY (up to what it started with), DRAIN_TIMEOUT, MAX_ATTEMPTS, RETRY_BASE_SECONDS and
     /// RETRY_MAX_SECONDS, read at start and again at SIGHUP; it wins over variables, not over flags; default: none.
     #[arg(long, env = "RELOAD_FILE", value_name = "PATH", global = true, help_heading = "Operation")]
@@ -243,6 +248,10 @@ pub enum Task {
         /// (replay looks every two minutes where nothing is parked). Not sent while a check fails or the fleet is paused.
         #[arg(long)]
         deep: bool,
+        /// As the systemd unit asks, before the worker starts: what `--check-before-start` says becomes of a failure. A sick
+        /// index never keeps a worker from starting: its documents are parked.
+        #[arg(long, conflicts_with = "deep")]
+        before_start: bool,
     },
     /// One extraction, started by the worker itself; reads no configuration.
     #[command(hide = true)]

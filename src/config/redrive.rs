@@ -153,6 +153,7 @@ Exit codes:
   3   partial: something was found, or is left
   4   refused: paused, another is at it, or queues that do not belong together
   64  bad usage: no command, an unknown flag or command, no reason
+  70  the report of a drain does not add up, or a saved queue's books do not: a defect, please report it
   75  a dependency is not there: the bucket, credentials, the network
   78  bad configuration: all mistakes are listed, each with its fix
   130 interrupted; it says how to go on";

@@ -33,7 +33,7 @@ mod wire;
 
 pub use analyzer::{Analyzer, AnalyzerChoice};
 pub use find::{Hit, MARK};
-pub use setup::{SetupError, SetupReport, SetupStep};
+pub use setup::{Examine, SetupError, SetupReport, SetupStep};
 pub use succession::OpenSearchSuccession;
 
 /// How requests prove who sends them.

@@ -14,6 +14,7 @@ use tracing::{Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 use super::{Histogram, Sample};
 use crate::books::{Books, End};
@@ -137,9 +138,9 @@ impl Meters {
     }
 
     /// What hears for it; to be put beside the log.
-    pub fn layer<S: Subscriber>(self: &Arc<Self>) -> impl Layer<S> + Send + Sync + 'static
+    pub fn layer<S>(self: &Arc<Self>) -> impl Layer<S> + Send + Sync + 'static
     where
-        S: for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+        S: Subscriber + for<'a> LookupSpan<'a>,
     {
         // Facts are told at INFO and above; the libraries' own events are none of ours.
         let facts = Targets::new().with_target("quittance", Level::INFO);

@@ -172,7 +172,7 @@ fn what_is_not_known_is_left_out() {
     }
     let MetricsLineParts { metrics, .. } = parts(&MetricsLine::of_worker(&unknown, None, &[]));
     let told = |name: &&str| metrics.iter().any(|other| other == name);
-    assert!(!["ParkedDocuments", "ParkedOldestAge", "ErroredDocuments", "WorkTime"].iter().any(|name| told(&name)));
+    assert!(!["ParkedDocuments", "ParkedOldestAge", "ErroredDocuments", "WorkTime"].iter().any(told));
 }
 
 #[test]

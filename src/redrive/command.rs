@@ -32,6 +32,7 @@ use crate::index::{Search, SidePath};
 use crate::message::s3_event::Wanted;
 use crate::pause::PauseFile;
 use crate::pipeline::Seat;
+use crate::queue::QueueError;
 use crate::queue::sqs::{self, SqsQueue};
 use crate::retry::Jitter;
 use crate::start::begin::{Begin, begin};
@@ -49,6 +50,8 @@ struct Site {
     queues: Queues,
     /// ARNs of other queues whose letters go to the DLQ too: theirs are left to them.
     others: Vec<String>,
+    /// ARN of the only queue whose letters are taken, where those others are not known.
+    only: Option<String>,
     stop: CancellationToken,
 }
 
@@ -60,9 +63,10 @@ impl Site {
         let pair = Pair {
             main: queues.facts.clone(),
             dlq: queues.dlq.clone(),
-            // A right that may be missing: the policies of both queues say the same.
-            sources: sqs::sources_of(&client, &queues.dlq_url).await.ok(),
-            sources_of_main: sqs::sources_of(&client, &config.queue_url).await.ok(),
+            // A right that may be missing: the policies of both queues say whether they belong together, and each letter
+            // says whose it is.
+            sources: sources(sqs::sources_of(&client, &queues.dlq_url).await)?,
+            sources_of_main: sources(sqs::sources_of(&client, &config.queue_url).await)?,
         };
         if let Some(Refusal { why, can_be_allowed }) = pair.refusal(&config.allow_unpaired) {
             let fix = match can_be_allowed {
@@ -78,7 +82,7 @@ impl Site {
         for warning in pair.warnings() {
             say(&format!("redrive: {warning}"));
         }
-        let others = pair.others(&config.allow_unpaired);
+        let (others, only) = (pair.others(&config.allow_unpaired), pair.only(&config.allow_unpaired));
         let store = Arc::new(S3Store::new(s3::client(&aws)));
         start::look_at_bucket("S3_BUCKET", &place.results_bucket, store.as_ref()).await?;
         // A HEAD below a bucket that is not there says the same as one of a file that is gone, which is archived for good.
@@ -90,7 +94,7 @@ impl Site {
             Some(search) => Some(Arc::new(start::index_client(search, &aws)?)),
             None => None,
         };
-        Ok(Ok(Self { aws, store, index, queues, others, stop }))
+        Ok(Ok(Self { aws, store, index, queues, others, only, stop }))
     }
 
     fn look(&self, config: &DrainConfig, place: &Place) -> Look {
@@ -101,6 +105,11 @@ impl Site {
             namespace: config.namespace.clone(),
             results_bucket: place.results_bucket.clone(),
         }
+    }
+
+    /// Letters of other queues are theirs.
+    fn selection(&self, typed: &Selection) -> Selection {
+        Selection { not_of: self.others.clone(), only_of: self.only.clone(), ..typed.clone() }
     }
 
     fn hold(&self, most: usize, visibility: Duration) -> Hold {
@@ -117,6 +126,18 @@ impl Site {
     }
 }
 
+/// What SQS says of a queue's sources; `None` where it may not be asked. One that does not answer now is asked by the next
+/// run: its silence must not open what its answer would have kept shut.
+fn sources(said: Result<Vec<String>, QueueError>) -> Result<Option<Vec<String>>, CannotStart> {
+    match said {
+        Ok(names) => Ok(Some(names)),
+        Err(QueueError::Denied(_) | QueueError::Refused(_)) => Ok(None),
+        Err(error @ (QueueError::Unavailable(_) | QueueError::Missing(_))) => {
+            Err(CannotStart::missing(format!("which queues share the dead-letter queue cannot be asked: {error}")))
+        }
+    }
+}
+
 /// Says what a drain would do.
 pub async fn plan(config: DrainConfig, place: Place) -> Result<u8, CannotStart> {
     let site = match Site::of(&config, &place).await? {
@@ -125,7 +146,7 @@ pub async fn plan(config: DrainConfig, place: Place) -> Result<u8, CannotStart> 
     };
     let plan = Plan {
         look: site.look(&config, &place),
-        selection: Selection { not_of: site.others.clone(), ..config.selection.clone() },
+        selection: site.selection(&config.selection),
         tenant_from: config.tenant_from,
         force: config.limits.force,
         rate: config.rate,
@@ -188,7 +209,7 @@ pub async fn drain(config: DrainConfig, place: Place, run_id: String) -> Result<
             jitter: Arc::clone(&jitter),
             run_id,
         },
-        selection: Selection { not_of: site.others.clone(), ..config.selection },
+        selection: site.selection(&config.selection),
         tenant_from: config.tenant_from,
         limits: config.limits,
         source_queue: site.queues.facts.arn.clone(),
@@ -245,6 +266,20 @@ mod tests {
     use super::*;
 
     const SECRETS: &str = "--opensearch-password '***' --opensearch-password='***'";
+
+    #[test]
+    fn sqs_that_does_not_answer_is_no_missing_right() {
+        let why = || "why".to_owned();
+        assert_eq!(sources(Ok(vec!["main".into()])), Ok(Some(vec!["main".into()])));
+        for not_allowed in [QueueError::Denied(why()), QueueError::Refused(why())] {
+            assert_eq!(sources(Err(not_allowed)), Ok(None));
+        }
+        for silent in [QueueError::Unavailable(why()), QueueError::Missing(why())] {
+            assert!(
+                sources(Err(silent)).is_err_and(|told| told.code == exit::EX_TEMPFAIL && told.line.contains("why"))
+            );
+        }
+    }
 
     #[test]
     fn the_command_that_goes_on_is_the_one_that_was_typed_with_all_that_holds_it_back() {

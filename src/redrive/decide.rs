@@ -36,13 +36,15 @@ pub enum Hopeless {
     Limit(String),
     /// Its bucket is not a source.
     NotAllowed(String),
+    /// Its bucket is a source, and this part of it is not: kept, for nothing proves that its work is done.
+    NotWanted(String),
     /// The file was created and is gone, and nothing explains it.
     SourceMissing,
     /// Denied again after it was sent back.
     Denied,
     /// Sent back three times, and here again.
     RedrivenTooOften(u32),
-    /// It has ten attributes already: the count of its redrives has no room, and it would go round for ever.
+    /// It has ten attributes already, or 1 MiB: the count of its redrives has no room, and it would go round for ever.
     NoRoom,
 }
 
@@ -53,6 +55,7 @@ impl Hopeless {
             Hopeless::Malformed(_) => "malformed",
             Hopeless::Limit(_) => "limit",
             Hopeless::NotAllowed(_) => "not_allowed",
+            Hopeless::NotWanted(_) => "prefix_not_wanted",
             Hopeless::SourceMissing => "source_missing",
             Hopeless::Denied => "denied",
             Hopeless::RedrivenTooOften(_) => "redriven_too_often",
@@ -63,11 +66,13 @@ impl Hopeless {
     /// For a person.
     pub fn detail(&self) -> String {
         match self {
-            Hopeless::Malformed(why) | Hopeless::Limit(why) | Hopeless::NotAllowed(why) => why.clone(),
+            Hopeless::Malformed(why) | Hopeless::Limit(why) | Hopeless::NotAllowed(why) | Hopeless::NotWanted(why) => {
+                why.clone()
+            }
             Hopeless::SourceMissing => "the file is gone, and no record explains it".to_owned(),
             Hopeless::Denied => format!("denied, and denied again after {MOST_REDRIVES_OF_DENIED} redrives"),
             Hopeless::RedrivenTooOften(times) => format!("redriven {times} times"),
-            Hopeless::NoRoom => "ten attributes: no room for the count of its redrives".to_owned(),
+            Hopeless::NoRoom => "ten attributes, or 1 MiB: no room for the count of its redrives".to_owned(),
         }
     }
 }
@@ -128,9 +133,7 @@ pub fn decide(works: &[Work], history: History) -> Action {
     if works.iter().any(owed) {
         return match history {
             // Its count of redrives is not ours to read: it would be sent back for ever.
-            History { newer: Some(version), .. } => {
-                Action::Leave(format!("its attribute is of version {version}: use the redrive of that release"))
-            }
+            History { newer: Some(version), .. } => later(version),
             History { redrives, .. } if redrives >= MOST_REDRIVES => {
                 Action::Archive(Hopeless::RedrivenTooOften(redrives))
             }
@@ -145,11 +148,18 @@ pub fn decide(works: &[Work], history: History) -> Action {
         Work::Hopeless(why) => Some(why.clone()),
         Work::Nothing | Work::Finished | Work::Unindexed | Work::Owed | Work::Unknown(_) => None,
     });
-    match hopeless {
-        Some(why) => Action::Archive(why),
-        None if works.contains(&Work::Unindexed) => Action::Index,
-        None => Action::Drop,
+    match (hopeless, history.newer) {
+        // What this release cannot read, or may not, the one that wrote it may.
+        (Some(_), Some(version)) => later(version),
+        (Some(why), None) => Action::Archive(why),
+        (None, _) if works.contains(&Work::Unindexed) => Action::Index,
+        (None, _) => Action::Drop,
     }
+}
+
+/// A later release wrote its note, and redrives it.
+fn later(version: u64) -> Action {
+    Action::Leave(format!("its attribute is of version {version}: use the redrive of that release"))
 }
 
 #[cfg(test)]
@@ -211,6 +221,16 @@ mod tests {
             assert_eq!(decide(&[Work::Finished], history), Action::Drop, "{history:?}");
             assert_eq!(decide(&[Work::Unindexed], history), Action::Index, "{history:?}");
         }
+    }
+
+    #[test]
+    fn what_a_later_release_wrote_is_not_given_up_by_this_one() {
+        let newer = History { newer: Some(2), ..History::default() };
+        let malformed = Work::Hopeless(Hopeless::Malformed("a form of that release".into()));
+        let left = decide(&[Work::Owed], newer);
+        assert!(matches!(left, Action::Leave(_)));
+        assert_eq!(decide(std::slice::from_ref(&malformed), newer), left);
+        assert_eq!(decide(&[malformed, Work::Unindexed], newer), left);
     }
 
     #[test]

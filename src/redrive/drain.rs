@@ -65,7 +65,7 @@ pub struct Limits {
     pub canary: Duration,
     /// Letters held at once, at most.
     pub most_held: usize,
-    /// Bytes of their bodies, at most; one round of polls may go beyond.
+    /// Bytes of them, attributes too, at most; one round of polls may go beyond.
     pub most_bytes: usize,
 }
 

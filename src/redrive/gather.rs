@@ -118,6 +118,7 @@ impl Run {
     }
 }
 
-fn bytes(lease: &Lease) -> usize {
-    lease.message().body.len()
+pub(super) fn bytes(lease: &Lease) -> usize {
+    let message = lease.message();
+    crate::queue::bytes(&message.body, &message.attributes)
 }

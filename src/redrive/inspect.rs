@@ -26,7 +26,7 @@ use super::archive::Archived;
 use super::archive::list::{Found, full, more_than_shown};
 use super::archive::shelf::{Read, Selection, Shelf, TOGETHER};
 use super::hold::Hold;
-use super::letter::MAX_RECEIVES;
+use super::letter::{MAX_RECEIVES, cause};
 
 pub mod groups;
 pub mod html;
@@ -149,7 +149,7 @@ impl Inspect {
         let keys = letter.keys();
         // SQS counts its retention from the first send, also of a message that it moved itself.
         let kept = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let (reason, detail) = match &letter.note {
+        let (reason, detail) = match cause(message, letter.note.as_ref()) {
             Some(note) => (note.reason.clone(), note.detail.clone()),
             None => (MAX_RECEIVES.to_owned(), String::new()),
         };

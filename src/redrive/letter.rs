@@ -52,7 +52,7 @@ impl Letter {
 
     /// Why it is here.
     pub fn reason(&self) -> &str {
-        self.note.as_ref().map_or(MAX_RECEIVES, |note| &note.reason)
+        cause(&self.message, self.note.as_ref()).map_or(MAX_RECEIVES, |note| &note.reason)
     }
 
     /// The id under which it was first sent.
@@ -83,7 +83,7 @@ impl Letter {
 
     /// When it was given up, Unix milliseconds; for one that SQS moved, when it was sent (SQS keeps that time).
     pub fn since_ms(&self) -> Option<u64> {
-        let told = self.note.as_ref().and_then(|note| unix_ms_of(&note.last_failed_at));
+        let told = cause(&self.message, self.note.as_ref()).and_then(|note| unix_ms_of(&note.last_failed_at));
         told.or(self.message.sent_at_ms)
     }
 
@@ -92,7 +92,7 @@ impl Letter {
         let note = self.note.as_ref();
         History {
             redrives: note.map_or(0, |note| note.redrives),
-            denied: note.is_some_and(|note| note.reason == DeadLetterReason::Denied.as_str()),
+            denied: self.reason() == DeadLetterReason::Denied.as_str(),
             full: self.back(run, source_queue).is_none(),
             newer: Note::foreign_version(&self.message),
             force,
@@ -122,6 +122,12 @@ impl Letter {
         let short = Note { detail: String::new(), work_ids: Vec::new(), keys: Vec::new(), ..note.clone() };
         fitting(&self.message, &note).or_else(|| fitting(&self.message, &short))
     }
+}
+
+/// The note of a message of the DLQ, where it says why the message is there. One that was sent back carries the note of
+/// its last time; where SQS itself has moved it since, that is over.
+pub fn cause<'n>(message: &Message, note: Option<&'n Note>) -> Option<&'n Note> {
+    note.filter(|_| message.moved_from.is_none())
 }
 
 fn key(judged: &Judged) -> Option<&str> {

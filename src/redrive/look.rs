@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::index::catalogue::Catalogue;
-use crate::message::s3_event::{Judged, Parsed, Wanted};
+use crate::message::detail::{detail, quoted};
+use crate::message::s3_event::{Judged, Parsed, SkipReason, Wanted};
 use crate::message::{Change, DocumentId, MessageId, Namespace, Operation};
 use crate::process::record::{Rank, Seen, Standing, rank, rank_of};
 use crate::store::{Store, StoreError, layout};
@@ -64,7 +65,7 @@ impl Look {
         let mut found = Vec::with_capacity(changes.len());
         for judged in changes {
             found.push(match judged {
-                Judged::Skip { .. } => Found::Known(Work::Nothing),
+                Judged::Skip { bucket, reason, .. } => Found::Known(skipped(bucket, *reason)),
                 Judged::NotAllowed { detail, .. } => Found::Known(Work::Hopeless(Hopeless::NotAllowed(detail.clone()))),
                 Judged::Malformed { detail } => Found::Known(Work::Hopeless(Hopeless::Malformed(detail.clone()))),
                 Judged::Process(change) => {
@@ -178,6 +179,20 @@ impl Look {
         match tokio::time::timeout(STEP_LIMIT, self.store.head(bucket, key)).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::Unavailable(format!("no answer within {STEP_LIMIT:?}"))),
+        }
+    }
+}
+
+/// What no worker works on. By its prefix alone it proves nothing: it is in the dead-letter queue, so a worker did take it
+/// up, and this command may have been given fewer sources than the workers.
+fn skipped(bucket: &str, reason: SkipReason) -> Work {
+    match reason {
+        SkipReason::PrefixNotWanted => {
+            let why = format!("bucket {} is a source, but not this part of it: see SOURCE_BUCKETS", quoted(bucket));
+            Work::Hopeless(Hopeless::NotWanted(detail(&why)))
+        }
+        SkipReason::TestEvent | SkipReason::NoRecords | SkipReason::OwnPrefix | SkipReason::EventNotWanted => {
+            Work::Nothing
         }
     }
 }

@@ -76,12 +76,31 @@ impl Pair {
         sources.map(|source| format!("{here}:{source}")).collect()
     }
 
+    /// The one queue whose letters are taken, by ARN, where SQS does not say who shares the DLQ: a letter that names another
+    /// is that one's. None where SQS says it, or where the operator has named the DLQ.
+    pub fn only(&self, allowed: &[String]) -> Option<String> {
+        (self.sources.is_none() && !allowed.contains(&self.dlq.arn)).then(|| self.main.arn.clone())
+    }
+
     /// What is odd, and no reason to refuse (R15).
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if let [first, ..] = self.others(&[]).as_slice() {
             warnings
                 .push(format!("the dead-letter queue is that of {first} too: letters of another queue are put back"));
+        }
+        if self.sources.is_none() {
+            warnings.push(
+                "SQS does not say which queues share the dead-letter queue (sqs:ListDeadLetterSourceQueues): letters that \
+                 name another queue are put back"
+                    .to_owned(),
+            );
+        }
+        if self.sources_of_main.is_none() {
+            warnings.push(format!(
+                "SQS does not say whether {} is itself a dead-letter queue (sqs:ListDeadLetterSourceQueues)",
+                self.main.arn
+            ));
         }
         if let (Some(next), times) = (&self.dlq.dead_letter_arn, self.dlq.max_receive_count.unwrap_or(0)) {
             warnings.push(format!(
@@ -173,6 +192,17 @@ mod tests {
         assert_eq!(shared.others(&[]), [arn("b"), arn("c")]);
         assert!(shared.warnings().iter().any(|told| told.contains(&arn("b"))));
         assert_eq!(shared.others(&[arn("dlq")]), [] as [String; 0], "the operator has named it");
-        assert_eq!((pair().others(&[]), pair().warnings()), (Vec::new(), Vec::new()));
+        assert_eq!((pair().others(&[]), pair().only(&[]), pair().warnings()), (Vec::new(), None, Vec::new()));
+    }
+
+    #[test]
+    fn where_sqs_does_not_say_who_shares_it_only_letters_of_the_main_queue_are_meant() {
+        let blind = Pair { sources: None, ..pair() };
+        assert_eq!((blind.refusal(&[]), blind.others(&[])), (None, Vec::new()));
+        assert_eq!(blind.only(&[]), Some(arn("main")));
+        assert!(matches!(&blind.warnings()[..], [one] if one.contains("sqs:ListDeadLetterSourceQueues")));
+        assert_eq!(blind.only(&[arn("dlq")]), None, "the operator has named it");
+        let half = Pair { sources_of_main: None, ..pair() };
+        assert!(matches!(&half.warnings()[..], [one] if one.contains("is itself a dead-letter queue")));
     }
 }

@@ -20,6 +20,7 @@ use crate::store::{Store, StoreError};
 use super::decide::{Action, decide};
 use super::drain::TOGETHER;
 use super::expiry::{Expiry, time};
+use super::gather::bytes;
 use super::hold::Hold;
 use super::letter::Letter;
 use super::look::Look;
@@ -27,6 +28,8 @@ use super::select::Selection;
 
 /// Empty rounds after which there is nothing to sample.
 const EMPTY_ROUNDS: u32 = 2;
+/// Bytes of a sample, at most; one round of polls may go beyond. It then is of fewer letters, and says of how many.
+const MOST_BYTES: usize = 256 << 20;
 /// Objects counted per prefix, at most.
 const COUNTED: usize = 10_000;
 
@@ -136,7 +139,8 @@ impl Plan {
         let (mut sampled, mut held, mut empty) = (Sampled::default(), Vec::new(), 0);
         let (mut first, mut trouble): (Option<u64>, Option<QueueError>) = (None, None);
         let main = report.main.clone();
-        while held.len() < wanted && empty < EMPTY_ROUNDS && !stop.is_cancelled() {
+        let mut weight = 0;
+        while held.len() < wanted && weight < MOST_BYTES && empty < EMPTY_ROUNDS && !stop.is_cancelled() {
             let leases = match hold.receive(wanted - held.len()).await {
                 Ok(leases) => leases,
                 Err(error) => {
@@ -167,6 +171,7 @@ impl Plan {
                     }
                 }
             }
+            weight += leases.iter().map(bytes).sum::<usize>();
             held.extend(leases);
         }
         report.received = hold.end(held).await?.received;

@@ -24,6 +24,8 @@ pub struct Selection {
     pub message_ids: Vec<String>,
     /// Not of these queues, by ARN: they have their own workers.
     pub not_of: Vec<String>,
+    /// Only of this queue, by ARN, or of none that is named: SQS does not say who shares the dead-letter queue.
+    pub only_of: Option<String>,
 }
 
 impl Selection {
@@ -34,7 +36,7 @@ impl Selection {
 
     /// Whether a letter is meant.
     pub fn matches(&self, letter: &Letter, tenant_from: &TenantFrom, now_ms: u64) -> bool {
-        let Self { reasons, tenants, key_prefix, older_than_ms, newer_than_ms, message_ids, not_of } = self;
+        let Self { reasons, tenants, key_prefix, older_than_ms, newer_than_ms, message_ids, not_of, only_of } = self;
         let any = |list: &[String], is: &dyn Fn(&String) -> bool| list.is_empty() || list.iter().any(is);
         let age = letter.since_ms().map(|since| now_ms.saturating_sub(since));
         let keys = letter.keys();
@@ -42,7 +44,10 @@ impl Selection {
             keys.iter().any(|key| tenant(tenant_from, key, &letter.message).as_deref() == Some(wanted.as_str()))
         };
         let first = letter.first_id();
-        let of_others = letter.source_queue().is_some_and(|source| not_of.iter().any(|other| other == source));
+        // A letter that was restored from the archive may name no queue.
+        let of_others = letter.source_queue().filter(|source| !source.is_empty()).is_some_and(|source| {
+            not_of.iter().any(|other| other == source) || only_of.as_ref().is_some_and(|main| main != source)
+        });
         !of_others
             && any(reasons, &|reason| reason == letter.reason())
             && any(tenants, &of_tenant)
@@ -97,23 +102,29 @@ mod tests {
         // ours, moved by SQS, of a body that cannot be read
         let table = [
             (only(), [true, true, true], "everything"),
-            (Selection { reasons: list("denied"), ..only() }, [true, false, true], "a reason"),
-            (Selection { reasons: list("max_receives"), ..only() }, [false, true, false], "SQS's own"),
+            (Selection { reasons: list("denied"), ..only() }, [true, false, false], "a reason"),
+            (
+                Selection { reasons: list("max_receives"), ..only() },
+                [false, true, true],
+                "SQS's own, its note of before too",
+            ),
             (Selection { tenants: list("acme"), ..only() }, [true, true, true], "a tenant"),
             (Selection { tenants: list("acm"), ..only() }, [false; 3], "a tenant is a whole name"),
             (Selection { key_prefix: Some("acme/a".into()), ..only() }, [true, true, true], "a key"),
             (Selection { key_prefix: Some("/acme".into()), ..only() }, [false; 3], "from its beginning"),
             (
                 Selection { older_than_ms: Some(30_000), ..only() },
-                [true, false, true],
+                [true, false, false],
                 "given up 60 s ago; sent 5 s ago",
             ),
-            (Selection { newer_than_ms: Some(30_000), ..only() }, [false, true, false], "the other way round"),
+            (Selection { newer_than_ms: Some(30_000), ..only() }, [false, true, true], "the other way round"),
             (Selection { message_ids: list("m1"), ..only() }, [true, false, true], "the first id"),
             (Selection { message_ids: list("m2"), ..only() }, [true; 3], "its own id"),
             (Selection { not_of: list("q"), ..only() }, [false, true, true], "another queue's, by its worker"),
             (Selection { not_of: list("r"), ..only() }, [true, false, false], "another queue's, by SQS itself"),
             (Selection { not_of: list("p"), ..only() }, [true; 3], "of no queue but those"),
+            (Selection { only_of: Some("q".into()), ..only() }, [true, false, false], "of this queue alone"),
+            (Selection { only_of: Some("r".into()), ..only() }, [false, true, true], "of that queue alone"),
             (
                 Selection { reasons: list("denied"), key_prefix: Some("b".into()), ..only() },
                 [false; 3],

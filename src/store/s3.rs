@@ -25,6 +25,8 @@ use super::{
 };
 use crate::aws::{Fault, blames_credentials, endpoint_is_custom, one_line};
 
+mod wiring;
+
 /// Until the headers of a reply, the whole upload of a PUT included.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 /// All attempts of one call together; short enough that a call ends inside the shortest useful lease.

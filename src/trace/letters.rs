@@ -16,7 +16,7 @@ use crate::message::detail::detail;
 use crate::message::{Message, MessageId};
 use crate::redrive::archive::Archived;
 use crate::redrive::archive::shelf::{LETTER_LIMIT, files_of};
-use crate::redrive::letter::MAX_RECEIVES;
+use crate::redrive::letter::{MAX_RECEIVES, cause};
 use crate::store::{StoreError, layout, read_all};
 
 /// Letters that are read, at most.
@@ -79,8 +79,11 @@ fn letter(place: Place, message_id: String, note: Option<&Note>, body: &str) -> 
 /// A message of the dead-letter queue.
 pub(super) fn of_queue(message: &Message, sent_at: Option<String>) -> Letter {
     let note = Note::of(message);
-    let at = note.as_ref().map(|note| note.last_failed_at.clone()).or(sent_at);
-    Letter { at, ..letter(Place::DeadLetterQueue, message.id.0.clone(), note.as_ref(), &message.body) }
+    let told = letter(Place::DeadLetterQueue, message.id.0.clone(), note.as_ref(), &message.body);
+    match cause(message, note.as_ref()) {
+        Some(note) => Letter { at: Some(note.last_failed_at.clone()), ..told },
+        None => Letter { at: sent_at, reason: MAX_RECEIVES.to_owned(), detail: String::new(), attempts: None, ..told },
+    }
 }
 
 /// Looks through the archive of these days, the newest first.
@@ -123,9 +126,10 @@ async fn by_name(ground: &Ground, sought: &Sought, days: &[String]) -> Result<Ve
 }
 
 async fn through(ground: &Ground, sought: &Sought, days: &[String], until: Instant) -> Result<Read, StoreError> {
-    let pages = futures_util::stream::iter(days.to_vec()).map(|day| async move {
-        ground.store.list(&ground.bucket, &format!("{}{day}/", FOLDERS[0]), None, PAGE).await
-    });
+    // Copies last: there may be as many as a queue had, and what was given up on is of more worth.
+    let folders = FOLDERS.iter().flat_map(|folder| days.iter().map(move |day| format!("{folder}{day}/")));
+    let pages = futures_util::stream::iter(folders.collect::<Vec<_>>())
+        .map(|folder| async move { ground.store.list(&ground.bucket, &folder, None, PAGE).await });
     let pages: Vec<_> = pages.buffered(TOGETHER).collect().await;
     let (mut keys, mut more) = (Vec::new(), false);
     for page in pages {

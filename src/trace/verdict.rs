@@ -102,7 +102,10 @@ fn of_unrecorded(file: &FileFindings, now_ms: u64) -> Verdict {
             let line = format!(
                 "the file is there{since} and has no record: its message is waiting, in flight, dead-lettered or lost"
             );
-            let next = if young { vec![AGAIN, &repair] } else { vec![repair.as_str()] };
+            let mut next = if young { vec![AGAIN, &repair] } else { vec![repair.as_str()] };
+            // Saved before a purge, perhaps.
+            let shown = copy(&file.archive).map(|letter| format!("redrive archive show {}", shell(&letter.message_id)));
+            next.extend(shown.as_deref());
             Verdict::new(State::Unrecorded, line, &next)
         }
         (_, Look::Found(Indexed { deleted: false, revision })) => {
@@ -113,9 +116,10 @@ fn of_unrecorded(file: &FileFindings, now_ms: u64) -> Verdict {
             let line = format!("it has no record, and whether the file is there could not be asked: {why}");
             Verdict::new(State::Unclear, line, &[])
         }
-        (Look::NotAsked(_) | Look::Nothing, _) => {
-            Verdict::new(State::NoTrace, "nothing is known of it: no file, no record, no document", &[])
-        }
+        (Look::NotAsked(_) | Look::Nothing, _) => match copy(&file.archive) {
+            Some(letter) => of_letter(letter, &format!("a message of {}", place(&file.bucket, &file.key))),
+            None => Verdict::new(State::NoTrace, "nothing is known of it: no file, no record, no document", &[]),
+        },
     }
 }
 
@@ -289,11 +293,13 @@ pub fn of_message(message: &MessageFindings, now_ms: u64) -> Verdict {
                     let line = format!("nothing was found, and the index was not asked: {why}");
                     Verdict::new(State::Unclear, line, &[])
                 }
-                (Look::Found(_) | Look::Nothing, None) => Verdict::new(
-                    State::NoTrace,
-                    "no trace of it: no document names it, and it has no failed attempt",
-                    &[],
-                ),
+                (Look::Found(_) | Look::Nothing, None) => match copy(&message.archive) {
+                    Some(letter) => of_letter(letter, &name),
+                    None => {
+                        let line = "no trace of it: no document names it, and it has no failed attempt";
+                        Verdict::new(State::NoTrace, line, &[])
+                    }
+                },
             }
         }
     }
@@ -344,6 +350,12 @@ fn newest<'a>(dead_letters: &'a Look<Letters>, archive: &'a Look<Letters>) -> Op
         put_aside.max_by_key(|letter| &letter.at)
     };
     last(dead_letters).or_else(|| last(archive))
+}
+
+/// The newest copy that an operator saved: it says nothing of what became of its message.
+fn copy(archive: &Look<Letters>) -> Option<&Letter> {
+    let copies = archive.found()?.found.iter().filter(|letter| matches!(letter.place, Place::Saved { .. }));
+    copies.max_by_key(|letter| &letter.at)
 }
 
 fn last(marks: &Look<Marks>) -> Option<&Mark> {

@@ -1,7 +1,7 @@
 //! Design §8, read into a table: variable, flag, default as help and sample say it. Other people's scripts hang on it.
 
 /// `required` and `none` stand for what has no default.
-pub const SETTINGS: [(&str, &str, &str); 37] = [
+pub const SETTINGS: [(&str, &str, &str); 38] = [
     ("SQS_QUEUE_URL", "--queue-url", "required"),
     ("SQS_DLQ_URL", "--dlq-url", "found from the queue's redrive policy"),
     ("S3_BUCKET", "--results-bucket", "required"),
@@ -37,6 +37,7 @@ pub const SETTINGS: [(&str, &str, &str); 37] = [
     ("LOG_LEVEL", "--log-level", "info"),
     ("ALLOW_HTTP", "--allow-http", "false"),
     ("TENANT_FROM", "--tenant-from", "prefix:1"),
+    ("CHECK_BEFORE_START", "--check-before-start", "warn"),
     ("RELOAD_FILE", "--reload-file", "none"),
     ("TEMP_DIR", "--temp-dir", "quittance in the system's temp folder"),
 ];

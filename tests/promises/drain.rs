@@ -159,6 +159,11 @@ impl Operator {
         Self { wires, stop, paused, drain }
     }
 
+    /// Other sources than the workers'.
+    pub fn sources(&mut self, sources: Vec<Source>) {
+        self.drain.look.wanted = Wanted::new(sources, RESULTS.into());
+    }
+
     /// To the end; the sums are looked at, whatever the test asks.
     pub async fn run(self) -> Report {
         self.run_telling(&mut Said::default()).await

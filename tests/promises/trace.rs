@@ -294,6 +294,31 @@ async fn what_was_given_up_on_is_found_by_its_first_id_its_own_and_its_file() {
     assert_eq!(of_message(&site, &MessageId("d-1".into())).await.verdict.state, State::GivenUp);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_saved_of_the_main_queue_is_found_by_its_file_and_by_its_first_id() {
+    let site = Site::new(9);
+    site.world.store.put_object(SOURCE, "there.txt", "text");
+    for (id, key) in [("q-1", "there.txt"), ("q-2", "gone.txt")] {
+        let note = json!({ "v": 1, "reason": "denied", "detail": "", "attempts": 5, "first_failed_at": "a",
+            "last_failed_at": "b", "work_ids": [], "keys": [], "source_queue": "q", "message_id": format!("first-{id}"),
+            "redrives": 1 });
+        let letter = json!({ "v": 1, "message_id": id, "note": note, "body": minimal(key), "attributes": {},
+            "group_id": null, "archived_at": "2026-11-21T02:00:00.000Z", "reason": "saved", "source": "main",
+            "saved": true });
+        site.world.store.put_object(RESULTS, &format!("archive/main/2026-11-21/{id}.json"), letter.to_string());
+    }
+    let told = of_file(&site, "there.txt").await;
+    assert_eq!(told.verdict.state, State::Unrecorded, "{told:?}");
+    assert!(told.verdict.next.contains(&"redrive archive show 'q-1'".to_owned()), "{told:?}");
+    for target in [file("gone.txt"), Target::Message(MessageId("first-q-2".into()))] {
+        let told = trace(&site).run(&target).await;
+        assert!(told.verdict.line.contains("was saved"), "{told:?}");
+        assert!(told.text().contains("redrive archive show 'q-2'"), "{}", told.text());
+    }
+    let told = of_message(&site, &MessageId("q-2".into())).await;
+    assert!(told.verdict.line.contains("was saved"), "{told:?}");
+}
+
 fn received(site: &Site) -> Vec<Message> {
     let calls = site.world.dead_letters.calls().into_iter().filter(|call| *call.who == *ME);
     let answers = calls.filter_map(|call| match call.answered {

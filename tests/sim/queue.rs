@@ -114,7 +114,10 @@ impl ModelQueue {
 
     /// As SQS moves a message here from another queue by its redrive policy.
     pub fn put_moved(&self, body: impl Into<String>, from: &str) -> MessageId {
-        let outgoing = Outgoing { body: body.into(), attributes: BTreeMap::new(), group_id: None };
+        self.put_moved_message(Outgoing { body: body.into(), attributes: BTreeMap::new(), group_id: None }, from)
+    }
+
+    pub fn put_moved_message(&self, outgoing: Outgoing, from: &str) -> MessageId {
         let (id, sent_at_ms) = (self.lock().new_id(), self.wall_ms());
         self.arrive(Held { moved_from: Some(from.to_owned()), ..Held::sent(id.clone(), outgoing, sent_at_ms) });
         id

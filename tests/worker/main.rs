@@ -39,6 +39,7 @@ mod overwrite;
 mod parked;
 mod pause;
 mod sharing;
+mod shows;
 mod start;
 mod stop;
 mod systemd;

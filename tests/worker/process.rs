@@ -70,6 +70,12 @@ impl Launch {
         Worker { child, log, reader: Some(reader) }
     }
 
+    /// Starts `worker` with a log that nobody reads.
+    #[allow(dead_code)] // by `tests/kill`, which shares this file
+    pub fn spawn_unread(&self) -> Child {
+        self.command(&self.program, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Runs a command of `worker` to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.run_program(&self.program, arguments)

@@ -114,6 +114,25 @@ async fn check_passes_a_good_world_and_fails_one_without_a_paired_dlq() {
     assert_eq!(output.code, 1, "{}", output.stdout);
     let findings = serde_json::from_str::<Value>(&output.stdout).expect("JSON on stdout").to_string();
     assert!(findings.contains("dlq_pairing") && findings.contains("RedrivePolicy"), "{findings}");
+    let verdict = |output: &crate::process::Output, name: &str| {
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON on stdout");
+        let findings = report["findings"].as_array().unwrap().iter();
+        findings.filter(|one| one["name"] == name).map(|one| one["verdict"].to_string()).collect::<Vec<_>>()
+    };
+    for name in ["credentials", "notification", "notification_loop", "results_lifecycle", "mapping", "clock"] {
+        assert_eq!(verdict(&json, name), ["\"pass\""], "{name}: {}", json.stdout);
+    }
+    assert_ne!(verdict(&json, "disk"), Vec::<String>::new());
+    // Before the start: told, or in the way; a dead index never is.
+    let before =
+        |how: &str| unpaired.clone().set("CHECK_BEFORE_START", how).run(&["check", "--before-start", "--json"]);
+    assert_eq!(["warn", "fail", "off"].map(|how| before(how).code), [0, 1, 0]);
+    assert_eq!(before("off").stdout, "");
+    let dead = world.launch().set("OPENSEARCH_ENDPOINT", crate::outage::CLOSED_PORT).set("CHECK_BEFORE_START", "fail");
+    let dead = dead.run(&["check", "--before-start", "--json"]);
+    assert_eq!((dead.code, verdict(&dead, "index")), (0, vec!["\"fail\"".to_owned()]), "{}", dead.stdout);
+    assert_eq!(verdict(&dead, "network_search"), ["\"fail\""], "{}", dead.stdout);
+    assert!(dead.stdout.contains("refuses connections"), "{}", dead.stdout);
     // Looking leaves nothing behind.
     assert_eq!(world.results_under("").await, Vec::<String>::new());
     assert_eq!(world.depth(&world.queue).await, (0, 0, 0));

@@ -82,3 +82,29 @@ async fn a_reload_file_that_is_wrong_at_start_exits_78_and_a_worker_without_syst
     assert!(worker.fact("reloaded").await["detail"].as_str().unwrap().contains("RELOAD_FILE is not set"));
     worker.stop().await;
 }
+
+/// H7: the journal stands still, and so does the pipe. Work goes on, and leases are kept.
+#[tokio::test]
+#[ignore = "needs the local stack: make test"]
+async fn h7_a_log_that_nobody_reads_holds_up_no_work() {
+    let world = World::silent().await;
+    let mut child = world.launch().set("LOG_LEVEL", "info").spawn_unread();
+    // Two lines each, of 250 bytes or more: far beyond what a pipe holds (64 KiB).
+    let messages: Vec<String> =
+        (0..600).map(|_| r#"{"Service":"Amazon S3","Event":"s3:TestEvent"}"#.to_owned()).collect();
+    world.send_all(&messages).await;
+    world.emptied().await;
+    let mut stderr = child.stderr.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stderr, &mut text).map(|_| text)
+    });
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let text = reader.join().unwrap().unwrap();
+    let books = text.lines().rfind(|line| line.contains("\"event\":\"books\"")).expect("the last books");
+    let books: Value = serde_json::from_str(books).unwrap();
+    assert_eq!((&books["final"], &books["skipped"], &books["lease_lost"]), (&true.into(), &600.into(), &0.into()));
+    let settled = text.lines().filter(|line| line.contains("message_settled")).count();
+    assert_eq!(settled, 600, "the queue holds far more than this");
+}

@@ -229,7 +229,9 @@ pub(super) fn convert(read: &Reader<'_>, args: &DrainArgs, allow_http: bool) -> 
             older_than_ms: ms(args.older_than),
             newer_than_ms: ms(args.newer_than),
             message_ids: args.message_id.clone(),
-            not_of: Vec::new(), // what shares the dead-letter queue is SQS's to say
+            // What shares the dead-letter queue is SQS's to say.
+            not_of: Vec::new(),
+            only_of: None,
         },
         limits: Limits {
             batch_size: batch_size?,

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use opensearch::http::Method;
 use opensearch::http::headers::HeaderMap;
@@ -81,6 +82,20 @@ pub enum SetupError {
     Unavailable(String),
 }
 
+/// Says how an index stands, and changes nothing.
+#[async_trait]
+pub trait Examine: Send + Sync {
+    /// What is as it should be, and what is not (conflicts).
+    async fn examine(&self) -> Result<SetupReport, SetupError>;
+}
+
+#[async_trait]
+impl Examine for OpenSearchIndex {
+    async fn examine(&self) -> Result<SetupReport, SetupError> {
+        OpenSearchIndex::examine(self).await
+    }
+}
+
 impl OpenSearchIndex {
     /// Makes what is missing, says what is there. Safe to run at any time and by many at once.
     pub async fn setup_index(&self, choice: AnalyzerChoice) -> Result<SetupReport, SetupError> {
@@ -112,6 +127,47 @@ impl OpenSearchIndex {
         };
         self.settle_mapping(&index, choice, &mut steps).await?;
         self.settle_read_alias(&index, &read_alias, &mut steps).await?;
+        Ok(SetupReport { index, steps })
+    }
+
+    /// What [`OpenSearchIndex::setup_index`] would find, without a change: what is missing or wrong is a conflict.
+    pub async fn examine(&self) -> Result<SetupReport, SetupError> {
+        let mut steps = Vec::new();
+        let index = match self.standing(&self.alias).await? {
+            Standing::Alias { write: Some(index), .. } => index,
+            Standing::Index => return Err(taken(&self.alias)),
+            Standing::Alias { write: None, .. } | Standing::Missing | Standing::Unreadable => {
+                return Err(SetupError::Names(format!("alias {} writes to no index", self.alias)));
+            }
+        };
+        let theirs = self.mappings(&index).await?;
+        match Analyzer::of_mapping(&theirs) {
+            None => steps.push(SetupStep::Conflict(format!("{index} has a mapping that is none of ours"))),
+            Some(analyzer) => {
+                let drift = mapping::drift(&theirs, analyzer);
+                let told = drift.conflicts.iter().map(|told| format!("{told} in {index}"));
+                let dynamic = drift.dynamic.then(|| format!("{index} maps unknown fields by itself"));
+                let missing = drift.add.iter().map(|(name, _)| format!("{index} has no field {name}"));
+                steps.extend(told.chain(dynamic).chain(missing).map(SetupStep::Conflict));
+                if drift.is_none() {
+                    steps.push(SetupStep::Present(format!(
+                        "mapping of {index}, text by analyzer {}",
+                        analyzer.as_str()
+                    )));
+                }
+            }
+        }
+        let alias = self.read_alias();
+        let filtered = match self.standing(&alias).await? {
+            Standing::Alias { holders, .. } => {
+                holders.get(&index).is_some_and(|held| held.get("filter") == Some(&mapping::not_deleted()))
+            }
+            Standing::Index | Standing::Missing | Standing::Unreadable => false,
+        };
+        steps.push(match filtered {
+            true => SetupStep::Present(format!("alias {alias} without deleted documents")),
+            false => SetupStep::Conflict(format!("alias {alias} does not show {index} without deleted documents")),
+        });
         Ok(SetupReport { index, steps })
     }
 

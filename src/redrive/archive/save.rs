@@ -19,6 +19,7 @@ use crate::books::BooksLine;
 use crate::lease::Lease;
 use crate::outcome::{Judgement, Outcome, Verdict};
 use crate::queue::{Queue, QueueFacts};
+use crate::redrive::gather::bytes as weight;
 use crate::redrive::hold::{self, Hold};
 use crate::settle::SettlerBroken;
 use crate::upkeep::{Ended, Trouble, patiently};
@@ -43,7 +44,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Held at once, at most. SQS's limit of messages in flight is about 120,000 and others have theirs; and the settler looks
 /// at all that it holds at every turn, and extends each at a third of its lease.
 pub const MOST_MESSAGES: usize = 20_000;
-/// Bodies that are held at once, but for one round of polls; more messages than that are for another run, or for
+/// Bytes of messages that are held at once, but for one round of polls; more messages than that are for another run, or for
 /// `--remove`.
 const MOST_BYTES: usize = 512 * 1024 * 1024;
 
@@ -297,7 +298,7 @@ impl Run<'_> {
         }));
         let mut sick = None;
         for (written, lease) in written.await {
-            let bytes = lease.message().body.len();
+            let (bytes, weight) = (lease.message().body.len(), weight(&lease));
             match written {
                 Ok(_key) => {
                     self.tally.saved += 1;
@@ -322,7 +323,7 @@ impl Run<'_> {
                 }
             }
             // What was not saved as well: returned now it would be received again by this very run.
-            self.held_bytes += bytes;
+            self.held_bytes += weight;
             self.held.push(lease);
         }
         sick.map_or(Ok(()), Err)

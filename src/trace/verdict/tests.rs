@@ -192,9 +192,9 @@ fn a_file_has_one_verdict_for_all_that_is_known_of_it() {
         ),
         (
             FileFindings { archive: letters(Place::Saved { key: "k".into() }, LATER), ..file() },
-            NoTrace,
-            "nothing is known",
-            "",
+            Unclear,
+            "a copy of a message of",
+            "redrive archive show",
         ),
         (FileFindings { index: held(7, false), ..file() }, OutOfStep, "it has no record", "--repair"),
         (FileFindings { index: held(7, true), ..file() }, NoTrace, "nothing is known of it", ""),
@@ -292,11 +292,7 @@ fn a_message_has_one_verdict_for_all_that_is_known_of_it() {
             DeadLettered,
             "it is in the dead-letter queue",
         ),
-        (
-            MessageFindings { archive: letters(Place::Saved { key: "k".into() }, LATER), ..none() },
-            NoTrace,
-            "no trace of it",
-        ),
+        (MessageFindings { archive: letters(Place::Saved { key: "k".into() }, LATER), ..none() }, Unclear, "was saved"),
         (none(), NoTrace, "no trace of it"),
         (MessageFindings { documents: unheard(), ..none() }, Unclear, "the index could not be asked: no answer"),
         (

@@ -43,6 +43,21 @@ async fn what_is_held_is_bounded_in_bytes_whether_it_is_meant_or_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn attributes_count_among_the_bytes_that_are_held() {
+    let site = Site::new(22);
+    for n in 0..50 {
+        let value = MessageAttribute { data_type: "Binary".into(), value: AttributeValue::Binary(vec![0; 1_000]) };
+        let attributes = BTreeMap::from([("large".to_owned(), value)]);
+        site.world.dead_letters.put_message(Outgoing { body: format!("{n}"), attributes, group_id: None });
+    }
+    let mut small = typed(|limits| (limits.batch_size, limits.most_bytes) = (10, 20_000));
+    small.selection.tenants = vec!["nobody".into()];
+    let report = redrive(&site, &small).await;
+    assert!(matches!(report.end, End::TooManyAside { held: 20..50 }), "{report:?}");
+    assert_eq!(site.world.dead_letters.visible(), 50, "all are back");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_received_ahead_of_a_limit_is_put_back_and_is_no_failure() {
     let site = Site::new(1);
     letters(&site, 100);
@@ -226,7 +241,34 @@ async fn letters_of_another_queue_that_shares_the_dead_letter_queue_are_left_to_
     let report = redrive(&site, &typed).await;
     assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 6, 2), "{report:?}");
     let left: Vec<MessageId> = site.world.dead_letters.live().into_iter().map(|(id, ..)| id).collect();
+    assert_eq!((left, archived(&site).len()), (vec![noted.clone(), moved.clone()], 0));
+    // Where SQS does not say who shares it, the letters do.
+    worked_off(&site).await;
+    site.world.dead_letters.put_moved(event(&site, "ours too.txt"), &site.world.queue.arn());
+    (typed.selection.not_of, typed.selection.only_of) = (Vec::new(), Some(site.world.queue.arn()));
+    let report = redrive(&site, &typed).await;
+    assert_eq!((report.code(), report.tally.resent, report.tally.unmatched), (0, 1, 2), "{report:?}");
+    let left: Vec<MessageId> = site.world.dead_letters.live().into_iter().map(|(id, ..)| id).collect();
     assert_eq!((left, archived(&site).len()), (vec![noted, moved], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_among_its_sources_is_archived_whole_and_never_dropped() {
+    let site = Site::new(21);
+    // Typed to narrow the run, or copied from another worker: the workers read all of the bucket.
+    let narrow = vec![Source { bucket: SOURCE.into(), prefix: "2026/".into() }];
+    let (ours, others) = (event(&site, "2026/a.txt"), event(&site, "2025/b.txt"));
+    dead(&site, ours, "attempts_exhausted", 0);
+    let other = dead(&site, others.clone(), "attempts_exhausted", 0);
+    let mut operator = Operator::new(&site, "operator", &Typed::default());
+    operator.sources(narrow);
+    let report = operator.run().await;
+    let Tally { dropped, resent, archived: given_up, .. } = &report.tally;
+    assert_eq!((report.code(), *dropped, *resent, *given_up), (0, 0, 1, 1), "{report:?}");
+    assert_eq!(archived(&site).get(&other.0).map(String::as_str), Some("prefix_not_wanted"));
+    let key = site.world.store.keys(RESULTS, "archive/dlq/").remove(0);
+    let kept: Value = serde_json::from_slice(&site.world.store.object(RESULTS, &key).unwrap().body).unwrap();
+    assert_eq!(kept["body"], others, "to be restored");
 }
 
 #[tokio::test(start_paused = true)]
@@ -373,13 +415,14 @@ async fn what_a_later_release_wrote_is_dropped_on_proof_and_otherwise_left() {
         site.world.dead_letters.put_message(Outgoing { body, attributes, group_id: None })
     };
     let owed = of(event(&site, "a.txt"));
+    let unread = of("a body of that release".into());
     of(json!({ "Service": "Amazon S3", "Event": "s3:TestEvent" }).to_string());
     let report = redrive(&site, &Typed::default()).await;
-    assert_eq!((report.code(), report.tally.dropped, report.tally.left), (3, 1, 1), "{report:?}");
+    assert_eq!((report.code(), report.tally.dropped, report.tally.left), (3, 1, 2), "{report:?}");
     assert!(report.trouble.is_some_and(|why| why.contains("version 2")));
     let left = site.world.dead_letters.live();
     let AttributeValue::Text(text) = &left[0].1.attributes["Quittance"].value else { panic!("text") };
-    assert_eq!((left.len(), &left[0].0, text), (1, &owed, &later), "as it was");
+    assert_eq!((left.len(), &left[0].0, text, &left[1].0), (2, &owed, &later, &unread), "as it was");
 }
 
 /// Of a file that is not there any more.

@@ -242,3 +242,22 @@ async fn r11_it_is_told_when_sqs_deletes_the_first_of_those_that_stay() {
     let report = redrive(&site, &Typed::default()).await;
     assert_eq!((report.tally.archived, report.first_expires), (4, None), "nothing stays");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_was_sent_back_and_that_sqs_moved_since_is_there_for_its_receives_and_not_as_before() {
+    let site = Site::new(8);
+    let body = event(&site, "a.txt");
+    let attributes = BTreeMap::from([("Quittance".to_owned(), note("denied", "the-first", 2))]);
+    site.world.dead_letters.put_moved_message(Outgoing { body, attributes, group_id: None }, &site.world.queue.arn());
+    let mut typed = Typed::default();
+    typed.selection.reasons = vec!["denied".into()];
+    let report = redrive(&site, &typed).await;
+    assert_eq!((report.tally.unmatched, report.tally.archived), (1, 0), "{report:?}");
+    // Its last reason is not that it was denied again: the budget is that of all others.
+    typed.selection.reasons = vec!["max_receives".into()];
+    typed.selection.newer_than_ms = Some(3_600_000);
+    let report = redrive(&site, &typed).await;
+    assert_eq!((report.tally.resent, report.tally.archived), (1, 0), "{report:?}");
+    assert_eq!(report.tally.by_reason["max_receives"]["resent"], 1);
+    assert_eq!(audits(&site).last().unwrap()["original_message_id"], "the-first");
+}
