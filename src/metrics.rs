@@ -28,6 +28,10 @@ pub struct Reading {
     pub counts: Counts,
     /// Somebody holds intake.
     pub paused: bool,
+    /// The critical breaker is open,
+    pub critical_open: bool,
+    /// or the index's.
+    pub index_open: bool,
     /// Documents of a bulk request and requests outstanding, at most; `None`: there is no index.
     pub pace: Option<(usize, usize)>,
     /// What lies parked and dead-lettered, if somebody could look lately.
@@ -246,8 +250,8 @@ pub static TABLE: [Metric; 30] = [
     metric!(Gauge "quittance_breaker_open" ["which"], "1 while this breaker is open.",
     &[Emf { name: "BreakerOpen", unit: Unit::None, of: Of::Worst }],
     Read::Numbers(|now| each([
-        ("critical", now.counts.critical_open.into()),
-        ("index", now.counts.index_open.into()),
+        ("critical", now.critical_open.into()),
+        ("index", now.index_open.into()),
     ]))),
     metric!(Gauge "quittance_paused", "1 while intake is paused, by whomever.",
         &[Emf { name: "Paused", unit: Unit::None, of: Of::Series("") }], Read::Numbers(|now| one(now.paused.into()))),

@@ -28,7 +28,7 @@ impl Readiness {
         if gate.is_shut {
             reasons.push("s3: the critical breaker is open (its line breaker_opened says why)".to_owned());
         }
-        notes.push(match (&facts.lane, now.counts.index_open) {
+        notes.push(match (&facts.lane, now.index_open) {
             (None, _) => "opensearch: skipped (SKIP_OPENSEARCH): documents are parked".to_owned(),
             (Some(_), true) => "opensearch: its breaker is open: documents are parked".to_owned(),
             (Some(_), false) => "opensearch: well".to_owned(),

@@ -2,7 +2,6 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::*;
 use crate::books::Books;
@@ -163,11 +162,10 @@ async fn it_is_ready_while_sqs_and_s3_answer_its_own_calls_and_never_for_the_ind
         gate.weigh(key, Outcome::Retry(RetryReason::Systemic(Dependency::Source, "down".into())));
     }
     ready(StatusCode::SERVICE_UNAVAILABLE, "s3: the critical breaker is open").await;
+    assert!(get(&office, "/metrics").await.1.contains("quittance_breaker_open{which=\"critical\"} 1\n"));
     gate.weigh("d", Outcome::Done);
+    assert!(get(&office, "/metrics").await.1.contains("quittance_breaker_open{which=\"critical\"} 0\n"));
     ready(StatusCode::OK, "ready\n").await;
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(office.facts.meters.layer()), || {
-        events::BreakerOpened { which: "index", detail: "down".into() }.emit();
-    });
     gate.pause("signal", "signal", "SIGUSR1");
     stop.cancel();
     ready(StatusCode::OK, "paused: by signal (signal): SIGUSR1\ndraining: it was asked to stop\n").await;

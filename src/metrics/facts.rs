@@ -49,10 +49,14 @@ pub struct Attached {
 impl Facts {
     /// All there is to measure, now.
     pub fn reading(&self) -> Reading {
+        // Breakers as they stand, not by their lines: two that are written at once may cross.
+        let gate = self.gate.seen();
         Reading {
             books: self.meters.books.snapshot(false),
             counts: self.meters.counts(),
-            paused: self.gate.seen().is_paused(),
+            paused: gate.is_paused(),
+            critical_open: gate.is_shut,
+            index_open: self.lane.as_ref().is_some_and(Lane::is_open),
             pace: self.lane.as_ref().map(Lane::limits),
             seen: self.survey.seen(),
             progress_age: self.meters.progress_age(),

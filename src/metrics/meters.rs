@@ -45,8 +45,6 @@ pub struct Counts {
     pub dead_letter_failures: u64,
     pub park_failures: u64,
     pub crash_loops: u64,
-    pub critical_open: bool,
-    pub index_open: bool,
     pub work: Histogram,
     pub age: Histogram,
 }
@@ -61,8 +59,6 @@ impl Default for Counts {
             dead_letter_failures: 0,
             park_failures: 0,
             crash_loops: 0,
-            critical_open: false,
-            index_open: false,
             work: Histogram::new(WORK),
             age: Histogram::new(AGE),
         }
@@ -120,7 +116,6 @@ struct Fields {
     keys: Vec<String>,
     held_ms: u64,
     messages: u64,
-    which: String,
 }
 
 impl Meters {
@@ -194,8 +189,6 @@ impl Meters {
             events::ReceiveFailed::NAME => self.lock().counts.receive_failures += 1,
             events::ExtendFailed::NAME => self.lock().counts.heartbeat_failures += read().messages,
             events::CrashLoop::NAME => self.lock().counts.crash_loops += 1,
-            events::BreakerOpened::NAME => self.turned(&read().which, true),
-            events::BreakerClosed::NAME => self.turned(&read().which, false),
             events::DeleteFailed::NAME => self.failed(fact, read(), |counts| counts.delete_failures += 1),
             events::DeadLetterFailed::NAME => self.failed(fact, read(), |counts| counts.dead_letter_failures += 1),
             events::ParkFailed::NAME => self.failed(fact, read(), |counts| counts.park_failures += 1),
@@ -249,15 +242,6 @@ impl Meters {
         let mut state = self.lock();
         count(&mut state.counts);
         state.keep(name.to_owned(), failure);
-    }
-
-    fn turned(&self, which: &str, open: bool) {
-        let mut state = self.lock();
-        match which {
-            "critical" => state.counts.critical_open = open,
-            "index" => state.counts.index_open = open,
-            _ => {} // there are these two
-        }
     }
 }
 
