@@ -7,8 +7,11 @@ use super::*;
 use crate::books::Books;
 use crate::clock::SystemClock;
 use crate::gate::Gate;
+use crate::index::bulk::{Class, Lane};
+use crate::index::{IndexItem, ItemAnswer, Search, SearchError};
 use crate::lease::{Intake, Word};
 use crate::message::s3_event::{Source, Wanted};
+use crate::message::{DocumentId, Namespace};
 use crate::metrics::Meters;
 use crate::outcome::{Dependency, Outcome, RetryReason};
 use crate::retry::Jitter;
@@ -17,11 +20,15 @@ use crate::survey::{Letters, Lot, Seen, Survey};
 const TOKEN: &str = "0123456789abcdef";
 
 fn facts() -> Arc<Facts> {
+    facts_with(None)
+}
+
+fn facts_with(lane: Option<Lane>) -> Arc<Facts> {
     let sources = vec![Source::parse("inbox").unwrap()];
     Arc::new(Facts {
         meters: Meters::new(Arc::new(Books::default()), Arc::new(SystemClock)),
         gate: Arc::new(Gate::new(Arc::new(Jitter::seeded(1)))),
-        lane: None,
+        lane,
         survey: Arc::new(Survey::default()),
         clock: Arc::new(SystemClock),
         started_ms: 1_795_305_600_000,
@@ -137,7 +144,7 @@ async fn only_the_token_pauses_and_another_hands_pause_stands() {
 }
 
 #[tokio::test]
-async fn it_is_ready_while_sqs_and_s3_answer_its_own_calls_and_never_for_the_index() {
+async fn it_is_ready_while_sqs_and_s3_answer_its_own_calls_and_a_pause_is_told() {
     let (office, stop) = (office(None), CancellationToken::new());
     let gate = Arc::clone(&office.facts.gate);
     assert_eq!(get(&office, "/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE, "it has not begun");
@@ -169,6 +176,36 @@ async fn it_is_ready_while_sqs_and_s3_answer_its_own_calls_and_never_for_the_ind
     gate.pause("signal", "signal", "SIGUSR1");
     stop.cancel();
     ready(StatusCode::OK, "paused: by signal (signal): SIGUSR1\ndraining: it was asked to stop\n").await;
+}
+
+struct Down;
+
+#[async_trait::async_trait]
+impl Search for Down {
+    async fn bulk(&self, _: &[IndexItem]) -> Result<Vec<ItemAnswer>, SearchError> {
+        Err(SearchError::Unavailable("no route".into()))
+    }
+
+    async fn probe(&self) -> Result<(), SearchError> {
+        Err(SearchError::Unavailable("no route".into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_is_down_is_told_and_the_worker_is_ready() {
+    let (lane, driver) = Lane::new(Arc::new(Down), Arc::new(Jitter::seeded(1)));
+    tokio::spawn(driver);
+    let office = Office { facts: facts_with(Some(lane.clone())), ..office(None) };
+    let _intake = attach(&office, CancellationToken::new());
+    assert_eq!(get(&office, "/readyz").await, (StatusCode::OK, "ready\nopensearch: well\n".to_owned()));
+    while !lane.is_open() {
+        let document_id = DocumentId::of(&Namespace::parse("default").unwrap(), "inbox", "a");
+        let item = IndexItem { document_id, revision: 1, source: Bytes::from_static(b"{}") };
+        lane.submit(item, Class::Fresh).await;
+    }
+    let (code, text) = get(&office, "/readyz").await;
+    assert_eq!((code, &*text), (StatusCode::OK, "ready\nopensearch: its breaker is open: documents are parked\n"));
+    assert!(get(&office, "/metrics").await.1.contains("quittance_breaker_open{which=\"index\"} 1\n"));
 }
 
 #[tokio::test]
