@@ -1,6 +1,6 @@
 # The two commands, `make demo` and `make test`, and their pieces. Each sets up all it needs (localstack/stack) and
 # says at once, before any long step, what has to be installed first.
-.PHONY: help demo test faults histories bench bench-redrive up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
+.PHONY: help demo drill-dlq drill-opensearch-down drill-poison test faults histories bench bench-redrive up down status fmt lint doc deny scripts unit real kill build-kill simulate bugs protocol
 .DEFAULT_GOAL := help
 
 STACK := localstack/stack
@@ -12,6 +12,15 @@ help: ## this list
 
 demo: ## the main job on the local stack, shown and checked (ARGS=--count: count the calls to S3 and SQS)
 	@$(STACK) demo $(ARGS)
+
+drill-dlq: ## rehearse deploy/RUNBOOK.md: forty letters in the dead-letter queue, and the way back
+	@$(STACK) drill dlq
+
+drill-opensearch-down: ## rehearse: search goes away in the middle of work, and comes back
+	@$(STACK) drill opensearch-down
+
+drill-poison: ## rehearse: what can never be done is dead-lettered, archived, looked at, restored
+	@$(STACK) drill poison
 
 test: ## everything that must pass
 	@localstack/test.sh

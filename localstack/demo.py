@@ -15,7 +15,7 @@ import time
 
 from lib import aws, install
 from lib.count import Counter
-from lib.provision import provision
+from lib.provision import TEST_EVENTS, provision
 from lib.showing import NotSo, Worker, check, eventually, line, step
 
 SAMPLES = os.path.join(install.HERE, "samples")
@@ -112,14 +112,17 @@ class Demo:
     # ---- the steps
 
     def provision(self):
-        step("Queues, buckets, notification" + (", index" if self.search else ""))
+        step("Queues, buckets, notification, roles from deploy/stack.yaml" + (", index" if self.search else ""))
+        began = time.monotonic()
         world = self.world = provision(self.s3.endpoint)
+        check(True, f"CloudFormation made its data plane in {time.monotonic() - began:.1f} s")
         attributes = self.sqs.attributes(world["SQS_QUEUE_URL"])
         policy = json.loads(attributes["RedrivePolicy"])
         check(policy["deadLetterTargetArn"] == self.sqs.arn(world["SQS_DLQ_URL"]) and policy["maxReceiveCount"] == 20,
               f"queue quittance -> DLQ quittance-dlq after {policy['maxReceiveCount']} receives")
-        eventually("S3's test event", lambda: ((depth := self.sqs.depth(world["SQS_QUEUE_URL"])) == (1, 0, 0), depth), 10)
-        check(True, f"bucket {world['SOURCE_BUCKETS']} notifies it (its test event is there); "
+        eventually("S3's test events",
+                   lambda: ((depth := self.sqs.depth(world["SQS_QUEUE_URL"])) == (TEST_EVENTS, 0, 0), depth), 10)
+        check(True, f"bucket {world['SOURCE_BUCKETS']} notifies it (its test events are there); "
                     f"results go to {world['S3_BUCKET']}")
         kept = {name: value for name, value in os.environ.items() if name not in ("WORKER_BIN",)}
         environment = kept | world | {
@@ -275,10 +278,11 @@ class Demo:
         offered = {name: books[f"documents_{name}"] for name in ("indexed", "parked", "failed")}
         check(books["documents_offered"] == sum(offered.values()), f"documents balance: offered "
               f"{books['documents_offered']} = " + " + ".join(f"{name} {number}" for name, number in offered.items()))
-        # Against what was put in: S3's test event is skipped, every file and the malformed message have one settlement.
-        check((books["done"], books["skipped"], books["dead_lettered"], books["in_flight"]) == (self.files - 1, 1, 2, 0),
+        # Against what was put in: S3's test events are skipped, every file and the malformed message have one settlement.
+        true = (self.files - 1, TEST_EVENTS, 2, 0)
+        check((books["done"], books["skipped"], books["dead_lettered"], books["in_flight"]) == true,
               f"and are true: {self.files} files and 1 malformed message were sent; {self.files - 1} done, 2 dead-lettered,"
-              " S3's test event skipped", str(books))
+              " S3's test events skipped", str(books))
         received, settled = (len(self.worker.facts(event)) for event in ("message_received", "message_settled"))
         check(received == settled == books["received"], f"{received} lines at receive, {settled} at settlement",
               f"books say {books['received']}")

@@ -67,6 +67,7 @@ fn the_unit_has_what_reliability_rests_on() {
         ("KillMode", "mixed"),     // P15
         ("OOMPolicy", "continue"), // P13
         ("LimitCORE", "0"),        // T9
+        ("LogRateLimitIntervalSec", "0"),
         ("EnvironmentFile", "/etc/quittance/worker.env"),
         ("ExecStart", "/usr/bin/quittance-worker run"),
         ("ExecReload", "/bin/kill -HUP $MAINPID"),

@@ -1,10 +1,11 @@
-"""A few S3 and SQS calls to LocalStack in plain HTTP, so that nothing has to be installed for them.
+"""A few S3, SQS and CloudFormation calls to LocalStack in plain HTTP, so that nothing has to be installed for them.
 
 LocalStack checks no signature; the Authorization header only names the service. For this stack only: it knows no
 real AWS. Keys are literal text here and percent-encoded on the wire, all of them the same way.
 """
 import json
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,7 +19,7 @@ class Refused(Exception):
     """The service answered with an error."""
 
     def __init__(self, status, text):
-        super().__init__(f"HTTP {status}: {text[:400]}")
+        super().__init__(f"{f'HTTP {status}' if isinstance(status, int) else status}: {text[:400]}")
         self.status = status
 
 
@@ -54,13 +55,6 @@ class S3:
         query = "?" + urllib.parse.urlencode({"list-type": 2, "encoding-type": "url", "prefix": prefix})
         root = ElementTree.fromstring(self._call("GET", bucket, query=query))
         return [urllib.parse.unquote_plus(node.text) for node in root.iter() if node.tag.rsplit("}")[-1] == "Key"]
-
-    def notify(self, bucket, queue_arn, events=("s3:ObjectCreated:*", "s3:ObjectRemoved:*")):
-        wanted = "".join(f"<Event>{event}</Event>" for event in events)
-        body = ('<NotificationConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><QueueConfiguration>'
-                f"<Id>to-worker</Id><Queue>{queue_arn}</Queue>{wanted}</QueueConfiguration>"
-                "</NotificationConfiguration>")
-        self._call("PUT", bucket, query="?notification", body=body.encode())
 
 
 class Sqs:
@@ -105,3 +99,41 @@ class Sqs:
             self._call("ChangeMessageVisibility", QueueUrl=url, ReceiptHandle=message["ReceiptHandle"],
                        VisibilityTimeout=0)
         return found
+
+
+class CloudFormation:
+    def __init__(self, endpoint=None):
+        self.endpoint = endpoint or os.environ["AWS_ENDPOINT_URL"]
+
+    def _call(self, action, **fields):
+        """Its answer, without namespaces."""
+        headers = {"Authorization": _SCOPE.format("cloudformation"), "Content-Type": "application/x-www-form-urlencoded"}
+        body = urllib.parse.urlencode({"Action": action, "Version": "2010-05-15", **fields}).encode()
+        root = ElementTree.fromstring(http("POST", self.endpoint + "/", body, headers))
+        for node in root.iter():
+            node.tag = node.tag.rsplit("}")[-1]
+        return root
+
+    def deploy(self, stack, template_url, parameters, deadline=60.0):
+        """Creates a stack and waits for it; its outputs."""
+        fields = {"StackName": stack, "TemplateURL": template_url, "Capabilities.member.1": "CAPABILITY_NAMED_IAM"}
+        for number, (name, value) in enumerate(parameters.items(), 1):
+            fields |= {f"Parameters.member.{number}.ParameterKey": name,
+                       f"Parameters.member.{number}.ParameterValue": value}
+        self._call("CreateStack", **fields)
+        end = time.monotonic() + deadline
+        while True:
+            found = self._call("DescribeStacks", StackName=stack).find(".//Stacks/member")
+            status = found.findtext("StackStatus")
+            if status == "CREATE_COMPLETE":
+                return {one.findtext("OutputKey"): one.findtext("OutputValue") for one in found.iter("member")
+                        if one.find("OutputKey") is not None}
+            if status != "CREATE_IN_PROGRESS" or time.monotonic() > end:
+                raise Refused(status, self._why(stack) or f"the stack {stack} is not complete")
+            time.sleep(0.05)
+
+    def _why(self, stack):
+        """What failed, and its reason."""
+        events = self._call("DescribeStackEvents", StackName=stack).iter("member")
+        return "; ".join(f"{event.findtext('LogicalResourceId')}: {event.findtext('ResourceStatusReason')}"
+                         for event in events if (event.findtext("ResourceStatus") or "").endswith("_FAILED"))

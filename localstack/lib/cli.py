@@ -2,24 +2,28 @@
 
   exec [--no-opensearch] -- CMD ARGS…   run CMD beside a stack of its own; everything ends with it
   demo                                  the main job, shown and checked (builds the worker, or takes WORKER_BIN)
+  drill dlq|opensearch-down|poison|all  an incident of deploy/RUNBOOK.md, rehearsed
   up [--no-opensearch] | down | status  a stack that stays, with queues and buckets, in .stack/ of this checkout
   stop-opensearch [--kill]              in a run, or for the one that is up: search goes away…
   start-opensearch                      …and comes back, on the same port and data
+  provision NAME                        in a run: the data plane of deploy/stack.yaml under that name; the variables as JSON
   node [MAX_CONTENT_LENGTH]             in a run: one more OpenSearch, steered through stdin (lib/node.py)
   check [--demo]                        is everything here that has to be installed first?
   cargo-deny ARGS…                      a pinned cargo-deny, in this checkout
-  scripts                               shell and Python of this checkout parse, and the samples are what they should be
+  scripts                               shell, Python and (where there is a cfn-lint) deploy/stack.yaml of this checkout are
+                                        well-formed, and the samples are what they should be
   install                               fetch LocalStack and OpenSearch now (exec, demo and up do so by themselves)
 
 CMD sees AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_EC2_METADATA_DISABLED,
 OPENSEARCH_ENDPOINT, QUITTANCE_STACK=1 and STACK_RUN. QUITTANCE_CACHE says where downloads are kept,
 QUITTANCE_NO_DOCKER=1 does without a Docker daemon that is there.
 """
+import json
 import os
 import subprocess
 import sys
 
-from . import find, install, keeper, node, run, stay
+from . import aws, find, install, keeper, node, provision, run, stay
 from .install import say
 
 EX_USAGE = 64
@@ -96,13 +100,23 @@ def demo(arguments):
         lines = find.missing_for_building(linting=False)
         if lines:
             return refuse(lines)
-        worker = stay.build_worker()
+        worker = stay.build("worker")["worker"]
     elif not os.access(worker, os.X_OK):
         say(f"WORKER_BIN={worker} is not a program")
         return EX_USAGE
     script = os.path.join(install.HERE, "demo.py")
     return run.execute([sys.executable, script, *arguments], not no_search,
                        {"WORKER_BIN": os.path.abspath(worker)})
+
+
+def drill(arguments):
+    lines = missing_for_search() + find.missing_for_building(linting=False)
+    if lines:
+        return refuse(lines)
+    programs = stay.build("worker", "redrive", release=False)
+    script = os.path.join(install.HERE, "drill.py")
+    return run.execute([sys.executable, script, *arguments], True,
+                       {"WORKER_BIN": programs["worker"], "REDRIVE_BIN": programs["redrive"]})
 
 
 def parses(path):
@@ -123,6 +137,16 @@ def parses(path):
     return True
 
 
+def template_is_well_formed():
+    """What cfn-lint says, where it runs (a pyenv shim may be there and refuse). Not in requirements.txt: it brings sympy."""
+    try:
+        subprocess.run(["cfn-lint", "--version"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        say("skipped: there is no cfn-lint on this machine (tests/stack and LocalStack read deploy/stack.yaml all the same)")
+        return True
+    return subprocess.run(["cfn-lint", "--", provision.TEMPLATE]).returncode == 0
+
+
 def scripts():
     """Bad syntax, or samples that their generator does not make, are said by bash, Python and the generator."""
     wrong, skipped = 0, {"target", ".git", ".stack"}
@@ -131,6 +155,7 @@ def scripts():
         for path in (os.path.join(folder, name) for name in files):
             wrong += not parses(path)
     wrong += subprocess.run([sys.executable, os.path.join(install.HERE, "make_samples.py"), "--check"]).returncode != 0
+    wrong += not template_is_well_formed()
     return 1 if wrong else 0
 
 
@@ -152,6 +177,8 @@ def main(arguments):
             return execute(rest)
         if command == "demo":
             return demo(rest)
+        if command == "drill" and rest:
+            return drill(rest)
         if command == "cargo-deny":
             return subprocess.run([install.cargo_deny(), *rest], cwd=stay.CHECKOUT).returncode
         if command == "scripts" and not rest:
@@ -173,11 +200,14 @@ def main(arguments):
             return steer("killed" if rest else "down")
         if command == "start-opensearch" and not rest:
             return steer("up")
+        if command == "provision" and len(rest) == 1 and os.environ.get("STACK_RUN"):
+            print(json.dumps(provision.provision(os.environ["AWS_ENDPOINT_URL"], rest[0])))
+            return 0
         if command == "node" and len(rest) <= 1 and os.environ.get("STACK_RUN"):
             return node.serve(os.environ["STACK_RUN"], rest[0] if rest else "100mb")
     except find.Missing as missing:
         return refuse([str(missing)])
-    except install.InstallFailed as failed:
+    except (install.InstallFailed, aws.Refused) as failed:
         say(str(failed))
         return run.EX_TEMPFAIL
     except KeyboardInterrupt:

@@ -1,24 +1,24 @@
-"""The demo's world: a queue and its DLQ, a source bucket that notifies the queue, a results bucket.
+"""The world of the demo, of `up` and of a test: what deploy/stack.yaml makes of its data plane, by CloudFormation.
 
 Knows the names that the worker's configuration needs (design §8) and nothing of the worker.
 """
-import json
+import os
 
-from . import aws
+from . import aws, install
 
-MAX_RECEIVE_COUNT = 20  # above the worker's own attempt budget, so that it dead-letters first, with a reason
+TEMPLATE = os.path.join(os.path.dirname(install.HERE), "deploy", "stack.yaml")
+TEST_EVENTS = 3  # S3 says so once for each of the template's notifications
 
 
-def provision(endpoint, prefix="quittance"):
+def provision(endpoint, name="quittance"):
     """Makes everything, and returns the worker's variables for it."""
-    s3, sqs = aws.S3(endpoint), aws.Sqs(endpoint)
-    retention = {"MessageRetentionPeriod": "1209600"}
-    dlq = sqs.make_queue(f"{prefix}-dlq", **retention)
-    policy = {"deadLetterTargetArn": sqs.arn(dlq), "maxReceiveCount": MAX_RECEIVE_COUNT}
-    queue = sqs.make_queue(prefix, RedrivePolicy=json.dumps(policy), VisibilityTimeout="60",
-                           MessageRetentionPeriod="345600")
-    source, results = f"{prefix}-files", f"{prefix}-results"
-    s3.make_bucket(source)
-    s3.make_bucket(results)
-    s3.notify(source, sqs.arn(queue))
-    return {"SQS_QUEUE_URL": queue, "SQS_DLQ_URL": dlq, "S3_BUCKET": results, "SOURCE_BUCKETS": source}
+    s3 = aws.S3(endpoint)
+    with open(TEMPLATE, "rb") as file:
+        template = file.read()
+    # Through a bucket, as on AWS: it is longer than what fits into a call.
+    s3.make_bucket(f"{name}-templates")
+    s3.put(f"{name}-templates", "stack.yaml", template)
+    outputs = aws.CloudFormation(endpoint).deploy(name, f"{endpoint}/{name}-templates/stack.yaml", {
+        "Name": name, "DataPlaneOnly": "true", "SourceBucket": f"{name}-files", "ResultsBucket": f"{name}-results"})
+    return {"SQS_QUEUE_URL": outputs["MainQueueUrl"], "SQS_DLQ_URL": outputs["DeadLetterQueueUrl"],
+            "S3_BUCKET": outputs["ResultsBucketName"], "SOURCE_BUCKETS": outputs["SourceBucketName"]}

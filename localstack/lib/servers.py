@@ -129,6 +129,7 @@ class Server:
 
 class LocalStack(Server):
     name = "LocalStack"
+    SERVICES = ("s3", "sqs", "cloudformation", "iam", "sts")  # the last three for deploy/stack.yaml
 
     def __init__(self, run, python):
         super().__init__(run)
@@ -140,7 +141,7 @@ class LocalStack(Server):
         os.makedirs(tmp, exist_ok=True)
         environment = _plain_environment() | {
             "HOME": home, "TMPDIR": tmp, "FILESYSTEM_ROOT": os.path.join(self.folder, "fs"),
-            "SERVICES": "s3,sqs", "EAGER_SERVICE_LOADING": "1", "STRICT_SERVICE_LOADING": "1",
+            "SERVICES": ",".join(self.SERVICES), "EAGER_SERVICE_LOADING": "1", "STRICT_SERVICE_LOADING": "1",
             "GATEWAY_LISTEN": f"127.0.0.1:{self.port}", "LOCALSTACK_HOST": f"127.0.0.1:{self.port}",
             "SQS_ENDPOINT_STRATEGY": "path", "SKIP_SSL_CERT_DOWNLOAD": "1", "DISABLE_EVENTS": "1",
             "DNS_ADDRESS": "0", "PERSISTENCE": "0", "LS_LOG": "warn", "PYTHONDONTWRITEBYTECODE": "0"}
@@ -150,7 +151,7 @@ class LocalStack(Server):
     def healthy(self):
         health = get_json(self.endpoint + "/_localstack/health")
         services = (health or {}).get("services", {})
-        return all(services.get(name) == "running" for name in ("s3", "sqs"))
+        return all(services.get(name) == "running" for name in self.SERVICES)
 
 
 class OpenSearch(Server):

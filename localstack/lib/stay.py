@@ -21,21 +21,20 @@ ENV = os.path.join(STACK, "env")
 LOG = os.path.join(STACK, "log")
 
 
-def build_worker():
-    """The release binary of this checkout."""
-    cargo = find.cargo()
-    say("building the worker (cargo build --release --locked --bin worker)")
+def build(*names, release=True):
+    """name -> path of these programs of this checkout."""
+    options = ["--release"] if release else []
+    options += [word for name in names for word in ("--bin", name)]
+    say(f"building (cargo build --locked {' '.join(options)})")
     began = time.monotonic()
-    done = subprocess.run([cargo, "build", "--release", "--locked", "--bin", "worker", "--quiet",
-                           "--message-format=json-render-diagnostics"],
+    done = subprocess.run([find.cargo(), "build", "--locked", *options, "--quiet", "--message-format=json-render-diagnostics"],
                           cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     if done.returncode != 0:
-        raise install.InstallFailed("cargo could not build the worker; its messages are above")
+        raise install.InstallFailed("cargo could not build it; its messages are above")
     made = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
-    binary = next(one["executable"] for one in made
-                  if one.get("executable") and one["target"]["name"] == "worker")
-    say(f"built in {time.monotonic() - began:.0f} s: {binary}")
-    return binary
+    programs = {one["target"]["name"]: one["executable"] for one in made if one.get("executable")}
+    say(f"built in {time.monotonic() - began:.0f} s: {', '.join(programs[name] for name in names)}")
+    return programs
 
 
 def is_up():

@@ -18,7 +18,7 @@ use crate::store::{layout, read_all};
 
 use super::audit::{Audit, Line};
 use super::decide::Action;
-use super::drain::{Drain, Run, TOGETHER};
+use super::drain::{Drain, Run, Sink, TOGETHER};
 use super::letter::Letter;
 use super::look::Look;
 
@@ -26,6 +26,8 @@ use super::look::Look;
 const RECORD_LIMIT: usize = 64 * 1024 * 1024;
 /// Messages sent within a batch until the main queue is looked at again; fewer where fewer may wait in it.
 const LOOK_EVERY: u64 = 500;
+/// Keys of a letter that its line names: a letter of 1 MiB may have thousands, and a part must be writable in time.
+const MOST_KEYS: usize = 20;
 /// One record into the index, or parked.
 const BRING_LIMIT: Duration = Duration::from_secs(120);
 
@@ -70,7 +72,7 @@ const LOST: &str = "its lease ended before it was acted upon";
 
 impl Run {
     /// Does what was decided, and writes into each item what became of it.
-    pub(super) async fn act(&mut self, items: &mut [Item]) {
+    pub(super) async fn act(&mut self, items: &mut [Item], sink: &mut dyn Sink) {
         let of = &self.of;
         let acts: Vec<BoxFuture<'_, Option<Did>>> = items.iter().map(|item| act_on(of, item).boxed()).collect();
         let done: Vec<Option<Did>> = futures_util::stream::iter(acts).buffered(TOGETHER).collect().await;
@@ -81,15 +83,15 @@ impl Run {
                 None => sends.push(at),
             }
         }
-        self.send(items, &sends).await;
+        self.send(items, &sends, sink).await;
     }
 
-    async fn send(&mut self, items: &mut [Item], sends: &[usize]) {
+    async fn send(&mut self, items: &mut [Item], sends: &[usize], sink: &mut dyn Sink) {
         // Before the first, the batch itself has looked.
         let (mut unlooked, mut full) = (0, None);
         for places in sends.chunks(self.of.outbox.batch()) {
             if unlooked >= LOOK_EVERY.min(self.of.limits.max_backlog) && full.is_none() {
-                (unlooked, full) = (0, self.until_there_is_room().await.err());
+                (unlooked, full) = (0, self.until_there_is_room(sink).await.err());
             }
             // The fleet stands still within seconds, and a batch may last hours at a low rate.
             let paused = self.of.paused.is_cancelled().then(|| PAUSED.to_owned());
@@ -196,7 +198,8 @@ pub(super) fn lines(audit: &Audit, items: &[Item]) -> Vec<Line> {
             reason: letter.reason().to_owned(),
             action: did.name(),
             detail,
-            keys: letter.keys().into_iter().map(str::to_owned).collect(),
+            keys: letter.keys().into_iter().take(MOST_KEYS).map(str::to_owned).collect(),
+            keys_in_all: letter.keys().len(),
             redrives,
             new_message_id,
             archived,

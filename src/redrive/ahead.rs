@@ -55,11 +55,13 @@ impl Run {
 
     /// Waiting in the main queue, where that is too many.
     async fn backlog(&self) -> Result<Option<u64>, String> {
+        let waiting = self.waiting_in_main().await?;
+        Ok((waiting > self.of.limits.max_backlog).then_some(waiting))
+    }
+
+    pub(super) async fn waiting_in_main(&self) -> Result<u64, String> {
         match timeout(LOOK_LIMIT, self.of.main.facts()).await {
-            Ok(Ok(facts)) => {
-                let waiting = facts.visible + facts.delayed;
-                Ok((waiting > self.of.limits.max_backlog).then_some(waiting))
-            }
+            Ok(Ok(facts)) => Ok(facts.visible + facts.delayed),
             Ok(Err(error)) => Err(format!("the main queue: {error}")),
             Err(_) => Err(format!("the main queue: no answer within {LOOK_LIMIT:?}")),
         }
@@ -67,7 +69,7 @@ impl Run {
 
     /// Waits within a batch until the main queue has room. The error says why the rest of the batch is left: it was told to
     /// stop, or the queue does not answer.
-    pub(super) async fn until_there_is_room(&self) -> Result<(), String> {
+    pub(super) async fn until_there_is_room(&self, sink: &mut dyn Sink) -> Result<(), String> {
         let (mut answered, mut looks) = (Instant::now(), 0);
         loop {
             let why = match self.backlog().await {
@@ -78,6 +80,7 @@ impl Run {
                 }
                 Err(why) => why,
             };
+            sink.progress(&self.tally, self.about, &format!("waiting: {why}"));
             let is_silent = answered.elapsed() >= SICK_FOR;
             if is_silent || !self.rest(AGAIN.wait(looks, &self.of.jitter)).await {
                 return Err(format!("not sent: {why}"));

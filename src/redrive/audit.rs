@@ -39,8 +39,10 @@ pub struct Line {
     pub action: &'static str,
     /// Why, where there is more to say.
     pub detail: String,
-    /// Source keys.
+    /// Source keys, the first twenty.
     pub keys: Vec<String>,
+    /// How many there are.
+    pub keys_in_all: usize,
     /// How often it has been redriven, this time included.
     pub redrives: u32,
     /// Its new id in the main queue.

@@ -132,6 +132,8 @@ pub(super) struct Run {
     pub(super) trouble: Option<String>,
     /// Of the ids that were named, those that have not been met.
     pub(super) missing: BTreeSet<String>,
+    /// Letters that somebody else held to the end.
+    pub(super) held_elsewhere: u64,
 }
 
 impl Drain {
@@ -143,7 +145,7 @@ impl Drain {
         };
         let missing = self.selection.message_ids.iter().cloned().collect();
         let mut run = Run {
-            watched: Watched::new(self.audit.run_id.clone()),
+            watched: Watched::new(self.audit.run_id.clone(), self.clock.unix_ms()),
             of: self,
             tally: Tally::default(),
             about,
@@ -151,9 +153,10 @@ impl Drain {
             waiting: VecDeque::new(),
             trouble: None,
             missing,
+            held_elsewhere: 0,
         };
         let end = run.until_end(sink).await;
-        let Run { of, mut tally, aside, waiting, trouble, missing, .. } = run;
+        let Run { of, mut tally, aside, waiting, trouble, missing, held_elsewhere, .. } = run;
         tally.ahead += waiting.len() as u64;
         let Drain { hold, dlq, audit, clock, .. } = of;
         let stay: Vec<Lease> = aside.into_iter().chain(waiting.into_iter().map(|Held { lease, .. }| lease)).collect();
@@ -166,7 +169,7 @@ impl Drain {
         let left_in_dlq = facts.as_ref().map(|facts| facts.visible + facts.in_flight + facts.delayed);
         let first_expires = oldest.zip(facts).map(|(sent, facts)| Expiry::of(sent, facts.retention, clock.unix_ms()));
         let (run_id, adds_up, missing) = (audit.run_id, tally.adds_up(), missing.into_iter().collect());
-        Ok(Report { run_id, end, adds_up, tally, left_in_dlq, first_expires, missing, trouble })
+        Ok(Report { run_id, end, adds_up, tally, left_in_dlq, held_elsewhere, first_expires, missing, trouble })
     }
 }
 
@@ -200,7 +203,7 @@ impl Run {
                 Err(end) => return end,
             };
             let sent_before = self.tally.resent;
-            if let Err(why) = self.batch(batch).await {
+            if let Err(why) = self.batch(batch, sink).await {
                 return End::Sick { why };
             }
             sink.progress(&self.tally, self.about, "");
@@ -243,7 +246,7 @@ impl Run {
     }
 
     /// Judged, acted upon, written down, settled. The error ends the run; all of the batch is left then.
-    async fn batch(&mut self, batch: Vec<Held>) -> Result<(), String> {
+    async fn batch(&mut self, batch: Vec<Held>, sink: &mut dyn Sink) -> Result<(), String> {
         if self.tally.batches == 0
             && let Err(why) = self.of.audit.open().await
         {
@@ -253,7 +256,7 @@ impl Run {
         let of = &self.of;
         let looks: Vec<BoxFuture<'_, Item>> = batch.into_iter().map(|held| judged(of, held).boxed()).collect();
         let mut items: Vec<Item> = futures_util::stream::iter(looks).buffered(TOGETHER).collect().await;
-        self.act(&mut items).await;
+        self.act(&mut items, sink).await;
         self.tally.batches += 1;
         let written = self.of.audit.write(self.tally.batches, &lines(&self.of.audit, &items)).await;
         for item in items {
@@ -293,12 +296,19 @@ impl Run {
 
     /// The first ones have a record, or the run ends.
     async fn canaries(&mut self, sink: &mut dyn Sink) -> Result<(), End> {
-        let began = Instant::now();
+        let (mut began, mut shortest) = (Instant::now(), None);
         loop {
             let (look, watched) = (&self.of.look, &mut self.watched);
             let (recorded, open) = watched.progress(look).await;
             if open == 0 {
                 return Ok(());
+            }
+            // What waited in the queue before them has its turn first: as long as that shrinks, somebody works.
+            if let Ok(waiting) = self.waiting_in_main().await {
+                if shortest.is_some_and(|shortest| waiting < shortest) {
+                    began = Instant::now();
+                }
+                shortest = Some(shortest.map_or(waiting, |shortest: u64| shortest.min(waiting)));
             }
             if began.elapsed() >= self.of.limits.canary {
                 let (sent, seconds) = (recorded + open, self.of.limits.canary.as_secs());

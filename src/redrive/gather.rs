@@ -84,14 +84,18 @@ impl Run {
 
     /// Several empty long polls say little (R8): the counts must say so too. What others hold is waited for as long as a
     /// lease lasts; what is counted and handed out to nobody, or cannot be counted, is not called empty.
-    async fn is_empty(&self, quiet_since: Instant) -> Option<End> {
+    async fn is_empty(&mut self, quiet_since: Instant) -> Option<End> {
         let quiet = quiet_since.elapsed();
         let sick = |why: String| (quiet >= SICK_FOR).then_some(End::Sick { why });
         match tokio::time::timeout(LOOK_LIMIT, self.of.dlq.facts()).await {
             Ok(Ok(facts)) => match facts.visible + facts.delayed {
                 0 => {
-                    let others = facts.in_flight.saturating_sub(self.of.hold.books().in_flight) > 0;
-                    (!others || quiet >= self.of.hold.visibility() * 2).then_some(End::Emptied)
+                    let others = facts.in_flight.saturating_sub(self.of.hold.books().in_flight);
+                    let ends = others == 0 || quiet >= self.of.hold.visibility() * 2;
+                    if ends {
+                        self.held_elsewhere = others;
+                    }
+                    ends.then_some(End::Emptied)
                 }
                 counted => sick(format!("the dead-letter queue: SQS counts {counted} letters, and hands out none")),
             },

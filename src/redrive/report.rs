@@ -139,6 +139,8 @@ pub struct Report {
     pub adds_up: bool,
     /// In the DLQ at the end, as SQS says approximately; `None`: it does not say.
     pub left_in_dlq: Option<u64>,
+    /// Letters in flight at the end that were none of ours: somebody else receives from the DLQ.
+    pub held_elsewhere: u64,
     /// When the first of those that were met and stay is taken by SQS (R11).
     pub first_expires: Option<Expiry>,
     /// Ids that were asked for and not met.
@@ -157,7 +159,12 @@ impl Report {
             End::Sick { .. } => exit::EX_TEMPFAIL,
             End::Paused | End::Bouncing { .. } | End::Unanswered { .. } | End::TooManyAside { .. } => exit::EX_PARTIAL,
             End::Emptied | End::Limit | End::Found
-                if left + came_back + lease_lost.saturating_sub(*twins) + self.missing.len() as u64 > 0 =>
+                if left
+                    + came_back
+                    + lease_lost.saturating_sub(*twins)
+                    + self.missing.len() as u64
+                    + self.held_elsewhere
+                    > 0 =>
             {
                 exit::EX_PARTIAL
             }
@@ -201,6 +208,9 @@ impl Report {
         if let Some(left) = self.left_in_dlq {
             page += &format!("about {left} in the DLQ now; audit: redrive/{}/\n", self.run_id);
         }
+        if self.held_elsewhere > 0 {
+            page += &format!("{} are held by somebody else who receives from the DLQ\n", self.held_elsewhere);
+        }
         if let Some(first) = &self.first_expires {
             page += &format!("of those that were put back SQS deletes the first {}\n", first.text());
         }
@@ -226,7 +236,7 @@ impl Report {
                  running and not paused? Are they in the DLQ again (redrive inspect)? Then: {again}\n"
             ),
             End::TooManyAside { held } => format!(
-                "stopped: {held} letters that are not selected are in hand, as many as are good (20,000, or 512 MiB of \
+                "stopped: {held} letters that are not selected, were left or came back are in hand, as many as are good (20,000, or 512 MiB of \
                  bodies). Select more of them, or the rest first: {again}\n"
             ),
             End::Sick { why } => format!("stopped: {}; to go on: {again}\n", detail(why)),

@@ -40,6 +40,7 @@ mod parked;
 mod pause;
 mod sharing;
 mod shows;
+mod stack;
 mod start;
 mod stop;
 mod systemd;

@@ -94,12 +94,25 @@ impl World {
         Self::beside(&unique(), Search::borrowed(&index.alias)).await
     }
 
+    /// Queues, buckets and notification as CloudFormation makes them of deploy/stack.yaml; with an index. S3's test
+    /// events are in the queue.
+    pub async fn of_the_template() -> Self {
+        // A role's name has at most 64 characters, ours at most 32.
+        let name = unique()[..32].to_owned();
+        let stack = concat!(env!("CARGO_MANIFEST_DIR"), "/localstack/stack");
+        let made = std::process::Command::new(stack).args(["provision", &name]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+        let [queue, dlq, source, results] = ["SQS_QUEUE_URL", "SQS_DLQ_URL", "SOURCE_BUCKETS", "S3_BUCKET"]
+            .map(|variable| made[variable].as_str().unwrap().to_owned());
+        let ((sqs, s3), temp) = (clients().await, tempfile::tempdir().unwrap());
+        let world = Self { sqs, s3, search: Search::of(&name), queue, dlq, source, results, temp };
+        world.set_up();
+        world
+    }
+
     async fn beside(name: &str, search: Search) -> Self {
-        assert!(std::env::var_os("AWS_ENDPOINT_URL").is_some(), "AWS_ENDPOINT_URL must name the local stack");
-        let aws = quittance::aws::load().await;
-        // Not the worker's own clients: their timeouts are for a worker, and a busy stack is slow to make a queue.
-        let s3 = aws_sdk_s3::config::Builder::from(&aws).force_path_style(true).build();
-        let (sqs, s3) = (aws_sdk_sqs::Client::new(&aws), aws_sdk_s3::Client::from_conf(s3));
+        let (sqs, s3) = clients().await;
         let world = Self {
             dlq: queue(&sqs, &format!("{name}-dlq"), &[("MessageRetentionPeriod", "1209600")]).await,
             queue: queue(&sqs, name, &[("VisibilityTimeout", "60")]).await,
@@ -309,6 +322,14 @@ impl World {
         })
         .await
     }
+}
+
+/// Not the worker's own: their timeouts are for a worker, and a busy stack is slow to make a queue.
+async fn clients() -> (aws_sdk_sqs::Client, aws_sdk_s3::Client) {
+    assert!(std::env::var_os("AWS_ENDPOINT_URL").is_some(), "AWS_ENDPOINT_URL must name the local stack");
+    let aws = quittance::aws::load().await;
+    let s3 = aws_sdk_s3::config::Builder::from(&aws).force_path_style(true).build();
+    (aws_sdk_sqs::Client::new(&aws), aws_sdk_s3::Client::from_conf(s3))
 }
 
 fn unique() -> String {

@@ -425,6 +425,34 @@ async fn what_a_later_release_wrote_is_dropped_on_proof_and_otherwise_left() {
     assert_eq!((left.len(), &left[0].0, text, &left[1].0), (2, &owed, &later, &unread), "as it was");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_holds_to_the_end_is_told_and_is_no_success() {
+    let site = Site::new(16);
+    letters(&site, 3);
+    let other = site.world.dead_letters.seen_by("other");
+    let held = other.receive(BatchSize::clamped(2), SECOND, 43_200 * SECOND).await.unwrap();
+    let report = redrive(&site, &Typed::default()).await;
+    assert_eq!((report.code(), report.tally.resent, report.held_elsewhere), (3, 1, held.len() as u64), "{report:?}");
+    assert!(report.text("").contains("2 are held by somebody else"), "{}", report.text(""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_ten_are_waited_for_as_long_as_what_stood_before_them_shrinks() {
+    let site = Site::new(17);
+    for n in 0..400 {
+        site.world.queue.put(event(&site, &format!("before/{n}.txt")));
+    }
+    letters(&site, 20);
+    site.world.store.faults(|faults| faults.get.latency = (SECOND, 2 * SECOND));
+    let worker = site.start("w", &Setup { concurrency: 2, ..Setup::default() });
+    let began = Instant::now();
+    let report = redrive(&site, &typed(|limits| limits.canary = 60 * SECOND)).await;
+    assert!(began.elapsed() > 120 * SECOND, "the ten had to wait for long: {:?}", began.elapsed());
+    assert_eq!((report.code(), report.tally.resent), (0, 20), "{report:?}");
+    site.until_empty().await;
+    worker.stop().await;
+}
+
 /// Of a file that is not there any more.
 fn store_head() -> quittance::store::ObjectHead {
     quittance::store::ObjectHead { etag: "e".into(), size: 1, ..Default::default() }
