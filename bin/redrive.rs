@@ -83,13 +83,13 @@ async fn run(config: RedriveConfig) -> Result<u8, CannotStart> {
             Ok(answer.code)
         }
         Order::Inspect(config) => {
-            let run_id = uuid::Uuid::now_v7().to_string();
-            drop(telemetry::install(log_format, "warn", Identity { run_id, namespace: config.namespace.to_string() }));
+            log_at("warn", &config.namespace);
             start::inspect::inspect(*config, place).await
         }
         Order::Archive(order) => {
             let run_id = uuid::Uuid::now_v7().to_string();
-            drop(telemetry::install(log_format, "warn", Identity { run_id: run_id.clone(), namespace: String::new() }));
+            let identity = Identity { run_id: run_id.clone(), namespace: String::new() };
+            drop(telemetry::install(log_format, "warn", identity));
             start::archive::archive(*order, place, &run_id).await
         }
         Order::Reconcile(config) => {

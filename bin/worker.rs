@@ -1,9 +1,13 @@
 //! `worker`: arguments → configuration → clients → run → drain → exit code. No logic lives here.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use quittance::clock::SystemClock;
 use quittance::config::{Args, BeforeStart, Mistakes, Surroundings, Task, WorkerConfig, exit};
 use quittance::events::Event as _;
+use quittance::lease::Pulse;
+use quittance::metrics::{Meters, emf::Teller};
 use quittance::shutdown::{Hangups, Signals, Stop};
 use quittance::start::CannotStart;
 use quittance::start::migrate::Wishes;
@@ -39,7 +43,8 @@ fn main() -> ExitCode {
     let identity =
         Identity { run_id: uuid::Uuid::now_v7().to_string(), namespace: config.namespace.as_str().to_owned() };
     let run_id = identity.run_id.clone();
-    let (dial, log) = match telemetry::install_queued(config.log_format, &config.log_level, identity) {
+    let meters = Meters::new(Arc::default(), Arc::new(SystemClock));
+    let (dial, log) = match telemetry::install_queued(config.log_format, &config.log_level, identity, &meters) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("worker: cannot start its threads: {error}");
@@ -57,7 +62,7 @@ fn main() -> ExitCode {
         match task {
             Task::Run | Task::ExtractChild => {
                 let read = Box::new(move || WorkerConfig::from_args(&args, &Surroundings::of_process()));
-                run(&config, &run_id, read, dial).await
+                run(&config, &run_id, meters, read, dial).await
             }
             Task::SetupIndex => setup_index(&config).await,
             Task::MigrateIndex { rebuild, leave_behind, json } => {
@@ -80,8 +85,14 @@ fn main() -> ExitCode {
 
 type Read = Box<dyn Fn() -> Result<WorkerConfig, Mistakes> + Send + Sync>;
 
-async fn run(config: &WorkerConfig, run_id: &str, read: Read, dial: Dial) -> Result<u8, CannotStart> {
-    let worker = start::worker(config, &start::aws().await?, run_id).await?;
+async fn run(
+    config: &WorkerConfig,
+    run_id: &str,
+    meters: Arc<Meters>,
+    read: Read,
+    dial: Dial,
+) -> Result<u8, CannotStart> {
+    let worker = start::worker(config, &start::aws().await?, run_id, meters).await?;
     let stop = Stop::default();
     let deaf = |error| CannotStart { line: format!("cannot listen to signals: {error}"), code: exit::EX_TEMPFAIL };
     let signals = Signals::take().map_err(deaf)?;
@@ -91,15 +102,25 @@ async fn run(config: &WorkerConfig, run_id: &str, read: Read, dial: Dial) -> Res
     if let Some(admin) = worker.admin {
         tokio::spawn(admin.serve());
     }
+    worker.surveyor.map(|surveyor| tokio::spawn(surveyor.run()));
+    let teller = config.metrics_emf.then(|| Arc::new(Teller::new(worker.facts.clone())));
+    if let Some(teller) = &teller {
+        tokio::spawn(Arc::clone(teller).run());
+    }
     tokio::spawn(supervise::tell_of_the_stop(stop.stop.clone()));
     let (ledger, gate) = (worker.pipeline.books.clone(), worker.pipeline.gate.clone());
-    let books = ledger.clone();
-    let ready = |pulse| {
+    let (books, facts, stopping) = (ledger.clone(), worker.facts, stop.stop.clone());
+    let ready = |pulse: Pulse| {
+        facts.attach(pulse.clone(), stopping);
         worker.ready.emit();
         supervise::ready();
         tokio::spawn(Alive { pulse, books, gate }.run());
     };
-    match worker.pipeline.run(stop, ready).await {
+    let ended = worker.pipeline.run(stop, ready).await;
+    if let Some(teller) = teller {
+        teller.tell(); // what the last minute brought
+    }
+    match ended {
         Ok(books) => {
             let books = books.checked();
             books.emit();

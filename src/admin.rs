@@ -1,8 +1,9 @@
-//! What a scraper may ask of a running worker: `/metrics` (Prometheus text) and `/healthz`.
+//! What may be asked of a running worker: its status page, `/status`, `/metrics` (Prometheus text), `/healthz`, `/readyz`; and,
+//! with the token, to pause and to resume it.
 //!
-//! Promises that each scrape shows the books as they are at that instant, under their one lock (P10), and that no
-//! scraper can slow the worker: few connections, short ones, and nothing but GET. Decides nothing, and a worker whose
-//! port is taken works without it.
+//! Promises that each answer shows the books as they are at that instant, under their one lock (P10), that nobody who asks can
+//! slow the worker (few connections, short ones, small requests), and that a pause made here is one hand of the gate, as
+//! SIGUSR1 is. Decides nothing else, and a worker whose port is taken works without it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -10,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Body;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -19,28 +21,64 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::books::{Books, BooksLine};
+use crate::config::Secret;
 use crate::events::{self, Event};
+use crate::message::detail::printable;
+use crate::metrics::{Facts, prometheus};
 
-/// Scrapers at once; another waits in the kernel's queue.
+mod door;
+mod history;
+mod page;
+mod ready;
+mod status;
+
+use door::Refused;
+use history::{History, STEP};
+use page::{PAGE, POLICY};
+use ready::Readiness;
+use status::Hands;
+
+/// Connections at once; another waits in the kernel's queue.
 const CONNECTIONS: usize = 16;
 /// A connection is over after this, whatever it does.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+/// Who says a wrong token waits: with so few connections, nobody guesses one.
+const WRONG_TOKEN: Duration = Duration::from_secs(1);
+/// A request is a few headers; the body of a pause is its reason.
+const HEADERS: usize = 16 * 1024;
+const REASON_BYTES: usize = 2 * 1024;
+const REASON_CHARS: usize = 400;
+/// The hand that holds the gate.
+const HAND: &str = "page";
+const BY: &str = "status page";
+const TEXT: &str = "text/plain; charset=utf-8";
 /// Version of the text format that we write.
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PLACES: &str = "there are /, /status, /metrics, /healthz and /readyz\n";
 
 /// The listener of one worker.
 pub struct Admin {
     listener: TcpListener,
-    books: Arc<Books>,
-    started_ms: u64,
+    office: Arc<Office>,
+}
+
+/// What answers take.
+struct Office {
+    facts: Arc<Facts>,
+    token: Option<Secret>,
+    history: History,
+    hands: Hands,
 }
 
 impl Admin {
-    /// Takes the port; `None`, and a line, where it cannot be had: several workers on one host are normal.
-    pub async fn open(address: SocketAddr, books: Arc<Books>, started_ms: u64) -> Option<Self> {
+    /// Takes the port; `None`, and a line, where it cannot be had: several workers on one host are normal. Without a token
+    /// nobody can pause here.
+    pub async fn open(address: SocketAddr, facts: Arc<Facts>, token: Option<Secret>) -> Option<Self> {
         match TcpListener::bind(address).await {
-            Ok(listener) => Some(Self { listener, books, started_ms }),
+            Ok(listener) => {
+                let office = Office { facts, token, history: History::default(), hands: Hands::default() };
+                Some(Self { listener, office: Arc::new(office) })
+            }
             Err(error) => {
                 let detail = format!(
                     "ADMIN_LISTEN: cannot listen on {address}: {error}; the worker runs without metrics \
@@ -59,7 +97,11 @@ impl Admin {
 
     /// Answers until the process ends, the drain included.
     pub async fn serve(self) {
-        let (room, started_ms) = (Arc::new(Semaphore::new(CONNECTIONS)), self.started_ms);
+        tokio::join!(self.office.remember(), self.answer());
+    }
+
+    async fn answer(&self) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
             let stream = match self.listener.accept().await {
@@ -70,15 +112,16 @@ impl Admin {
                     continue;
                 }
             };
-            let books = Arc::clone(&self.books);
+            let office = Arc::clone(&self.office);
             tokio::spawn(async move {
                 let answer = service_fn(|request: Request<hyper::body::Incoming>| {
-                    let response = respond(request.method(), request.uri().path(), &books, started_ms);
-                    async move { Ok::<_, Infallible>(response) }
+                    let office = Arc::clone(&office);
+                    async move { Ok::<_, Infallible>(office.respond(request).await) }
                 });
-                let connection =
-                    http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer);
-                // A scraper that breaks off or takes too long is its own trouble.
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new()).max_buf_size(HEADERS);
+                // Who breaks off or takes too long is its own trouble.
+                let connection = http.serve_connection(TokioIo::new(stream), answer);
                 drop(tokio::time::timeout(CONNECTION_LIMIT, connection).await);
                 drop(place);
             });
@@ -86,191 +129,115 @@ impl Admin {
     }
 }
 
-fn respond(method: &Method, path: &str, books: &Books, started_ms: u64) -> Response<Full<Bytes>> {
-    let text = |status, kind: HeaderValue, body: String| {
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-        response
-    };
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    match (method, path) {
-        (&Method::GET, "/metrics") => {
-            text(StatusCode::OK, METRICS, metrics(&books.snapshot(false).checked(), started_ms))
+type Answer = Response<Full<Bytes>>;
+
+impl Office {
+    async fn remember(&self) {
+        let mut ticks = tokio::time::interval(STEP);
+        loop {
+            ticks.tick().await;
+            self.history.note(self.facts.reading());
         }
-        (&Method::GET, "/healthz") => text(StatusCode::OK, plain, "ok\n".into()),
-        (&Method::GET, _) => text(StatusCode::NOT_FOUND, plain, "there are /metrics and /healthz\n".into()),
-        _ => text(StatusCode::METHOD_NOT_ALLOWED, plain, "only GET\n".into()),
+    }
+
+    async fn respond<B: Body<Error: std::error::Error + Send + Sync + 'static>>(&self, request: Request<B>) -> Answer {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/metrics") => {
+                let now = self.facts.reading();
+                now.books.clone().checked();
+                answer(StatusCode::OK, METRICS, prometheus(&now))
+            }
+            (&Method::GET, "/healthz") => answer(StatusCode::OK, TEXT, "ok\n".into()),
+            (&Method::GET, "/readyz") => {
+                let ready = Readiness::of(&self.facts, &self.facts.reading());
+                let code = if ready.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                answer(code, TEXT, ready.text())
+            }
+            (&Method::GET, "/") => match door::may_look(request.headers()) {
+                Ok(()) => page(),
+                Err(refused) => turned_away(refused),
+            },
+            (&Method::GET, "/status") => match door::may_look(request.headers()) {
+                Ok(()) => self.status().await,
+                Err(refused) => turned_away(refused),
+            },
+            (&Method::POST, "/pause" | "/resume") => match door::may_act(request.headers(), self.token.as_ref()) {
+                Ok(()) => self.act(request).await,
+                Err(refused) => {
+                    if refused == Refused::WrongToken {
+                        tokio::time::sleep(WRONG_TOKEN).await;
+                    }
+                    turned_away(refused)
+                }
+            },
+            (&Method::GET, "/pause" | "/resume") => {
+                answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only POST, with the token\n".into())
+            }
+            (&Method::GET, _) => answer(StatusCode::NOT_FOUND, TEXT, PLACES.into()),
+            _ => answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".into()),
+        }
+    }
+
+    async fn status(&self) -> Answer {
+        let status = status::status(&self.facts, &self.history, &self.hands, self.token.is_some()).await;
+        answer(StatusCode::OK, "application/json", status.to_string() + "\n")
+    }
+
+    async fn act<B: Body<Error: std::error::Error + Send + Sync + 'static>>(&self, request: Request<B>) -> Answer {
+        let gate = &self.facts.gate;
+        if request.uri().path() == "/resume" {
+            gate.resume(HAND, BY);
+            let others: Vec<String> = gate.seen().holds.into_iter().map(|hold| hold.by).collect();
+            let said = match others.as_slice() {
+                [] => "resumed\n".to_owned(),
+                others => format!("taken back; still paused by {}\n", printable(&others.join(", "), REASON_CHARS)),
+            };
+            return answer(StatusCode::OK, TEXT, said);
+        }
+        let Ok(body) = Limited::new(request.into_body(), REASON_BYTES).collect().await else {
+            return answer(StatusCode::PAYLOAD_TOO_LARGE, TEXT, "the reason is too long\n".into());
+        };
+        let body = body.to_bytes();
+        let reason = printable(String::from_utf8_lossy(&body).trim(), REASON_CHARS);
+        gate.pause(HAND, BY, if reason.is_empty() { "no reason was given" } else { &reason });
+        answer(StatusCode::OK, TEXT, "paused: work in hand is finished, and no new poll is sent\n".into())
     }
 }
 
-/// The books as Prometheus text; the table of names in README is these (a test compares them).
-fn metrics(line: &BooksLine, started_ms: u64) -> String {
-    let mut text = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, series: &[(&str, u64)]| {
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-        for (labels, value) in series {
-            text.push_str(&format!("{name}{labels} {value}\n"));
-        }
+fn turned_away(refused: Refused) -> Answer {
+    let code = match refused {
+        Refused::Name => StatusCode::MISDIRECTED_REQUEST,
+        Refused::Origin | Refused::NoToken | Refused::WrongToken => StatusCode::FORBIDDEN,
     };
-    family("quittance_messages_received_total", "counter", "Receipts taken on.", &[("", line.received)]);
-    family(
-        "quittance_messages_settled_total",
-        "counter",
-        "Receipts that ended, by what SQS acknowledged.",
-        &[
-            ("{settlement=\"deleted\"}", line.deleted),
-            ("{settlement=\"dead_lettered\"}", line.dead_lettered),
-            ("{settlement=\"returned\"}", line.returned),
-            ("{settlement=\"lease_lost\"}", line.lease_lost),
-        ],
-    );
-    family(
-        "quittance_messages_deleted_total",
-        "counter",
-        "Deleted receipts, by outcome of their work.",
-        &[
-            ("{outcome=\"done\"}", line.done),
-            ("{outcome=\"superseded\"}", line.superseded),
-            ("{outcome=\"skipped\"}", line.skipped),
-        ],
-    );
-    family("quittance_messages_in_flight", "gauge", "Receipts in hand.", &[("", line.in_flight)]);
-    family("quittance_changes_parsed_total", "counter", "Changes found in messages.", &[("", line.changes_parsed)]);
-    family(
-        "quittance_changes_total",
-        "counter",
-        "Changes, by how their work ended.",
-        &[
-            ("{outcome=\"done\"}", line.changes_done),
-            ("{outcome=\"superseded\"}", line.changes_superseded),
-            ("{outcome=\"skipped\"}", line.changes_skipped),
-            ("{outcome=\"retried\"}", line.changes_retried),
-            ("{outcome=\"rejected\"}", line.changes_rejected),
-            ("{outcome=\"abandoned\"}", line.changes_abandoned),
-        ],
-    );
-    family(
-        "quittance_documents_offered_total",
-        "counter",
-        "Documents offered to the index.",
-        &[("", line.documents_offered)],
-    );
-    family(
-        "quittance_documents_total",
-        "counter",
-        "Documents, by what became of them at first.",
-        &[
-            ("{end=\"indexed\"}", line.documents_indexed),
-            ("{end=\"parked\"}", line.documents_parked),
-            ("{end=\"failed\"}", line.documents_failed),
-        ],
-    );
-    family(
-        "quittance_documents_replayed_total",
-        "counter",
-        "Parked documents that reached the index later.",
-        &[("", line.replayed)],
-    );
-    family(
-        "quittance_books_balanced",
-        "gauge",
-        "1 while the sums above hold; 0 is a defect of ours.",
-        &[("", line.balanced.into())],
-    );
-    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
-    family("quittance_build_info", "gauge", "The running version.", &[(&version, 1)]);
-    family(
-        "quittance_start_time_seconds",
-        "gauge",
-        "When this process started, in Unix seconds.",
-        &[("", started_ms / 1000)],
-    );
-    text
+    answer(code, TEXT, refused.why().into())
+}
+
+fn page() -> Answer {
+    let mut page = answer(StatusCode::OK, "text/html; charset=utf-8", PAGE.clone());
+    // It is ASCII, whatever the hashes are.
+    if let Ok(policy) = HeaderValue::from_str(&POLICY) {
+        page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    page
+}
+
+fn answer(code: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::books::End;
-    use crate::outcome::OutcomeName;
-
-    fn body(path: &str, books: &Books) -> (StatusCode, String) {
-        let response = respond(&Method::GET, path, books, 1_795_305_600_000);
-        let status = response.status();
-        let body = futures_util::FutureExt::now_or_never(http_body_util::BodyExt::collect(response.into_body()));
-        (status, String::from_utf8(body.unwrap().unwrap().to_bytes().to_vec()).unwrap())
-    }
-
-    #[test]
-    fn a_scrape_shows_the_books_of_that_instant_and_whether_they_balance() {
-        let books = Books::default();
-        let number = books.received();
-        let (status, text) = body("/metrics", &books);
-        assert_eq!(status, StatusCode::OK);
-        for line in
-            ["quittance_messages_received_total 1", "quittance_messages_in_flight 1", "quittance_books_balanced 1"]
-        {
-            assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
-        }
-        books.settled(number, End::Deleted, OutcomeName::Done);
-        books.settled(number, End::Returned, OutcomeName::Done);
-        let (_, text) = body("/metrics", &books);
-        for line in [
-            "quittance_messages_settled_total{settlement=\"deleted\"} 1",
-            "quittance_messages_deleted_total{outcome=\"done\"} 1",
-            "quittance_books_balanced 0",
-        ] {
-            assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
-        }
-    }
-
-    #[test]
-    fn every_field_of_the_books_has_a_series_of_its_own() {
-        let books = serde_json::to_value(BooksLine::default()).unwrap();
-        let numbers: serde_json::Map<_, _> = books
-            .as_object()
-            .unwrap()
-            .iter()
-            .enumerate()
-            .map(|(at, (name, old))| {
-                let value = if old.is_u64() { (1000 + at).into() } else { old.clone() };
-                (name.clone(), value)
-            })
-            .collect();
-        let line: BooksLine = serde_json::from_value(numbers.clone().into()).unwrap();
-        let text = metrics(&line, 0);
-        for (name, value) in numbers.iter().filter(|(_, value)| value.is_u64()) {
-            let found = text.lines().filter(|line| line.ends_with(&format!(" {value}"))).count();
-            assert_eq!(found, 1, "{name}:\n{text}");
-        }
-    }
-
-    #[test]
-    fn the_table_in_the_readme_is_the_metrics() {
-        let text = metrics(&BooksLine::default(), 0);
-        let names: Vec<&str> =
-            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-        let readme = include_str!("../README.md");
-        let table: Vec<&str> =
-            readme.lines().filter_map(|line| line.strip_prefix("| `quittance_")?.split('`').next()).collect();
-        assert_eq!(table, names.iter().map(|name| &name["quittance_".len()..]).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn only_get_is_answered_and_only_what_is_there() {
-        let books = Books::default();
-        assert_eq!(body("/healthz", &books), (StatusCode::OK, "ok\n".to_owned()));
-        assert_eq!(body("/", &books).0, StatusCode::NOT_FOUND);
-        for method in [Method::POST, Method::PUT, Method::DELETE, Method::HEAD] {
-            assert_eq!(respond(&method, "/metrics", &books, 0).status(), StatusCode::METHOD_NOT_ALLOWED, "{method}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_taken_port_is_told_and_the_worker_goes_on() {
-        let first = Admin::open("127.0.0.1:0".parse().unwrap(), Arc::default(), 0).await.unwrap();
-        let taken = first.address().unwrap();
-        assert!(Admin::open(taken, Arc::default(), 0).await.is_none());
-    }
-}
+#[path = "admin/tests.rs"]
+mod tests;

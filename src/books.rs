@@ -180,6 +180,11 @@ impl Books {
         self.lock().line.replayed += documents;
     }
 
+    /// Receipts in hand.
+    pub fn in_flight(&self) -> usize {
+        self.lock().open.len()
+    }
+
     /// The books now.
     pub fn snapshot(&self, last: bool) -> BooksLine {
         let counts = self.lock();

@@ -47,6 +47,7 @@ mod mistakes;
 mod redrive;
 mod reload;
 mod search;
+mod token;
 mod urls;
 mod values;
 
@@ -110,6 +111,10 @@ pub struct WorkerConfig {
     pub replay_max_backoff: Duration,
     /// Health, metrics, status; `None` is `off`.
     pub admin_listen: Option<SocketAddr>,
+    /// Pauses and resumes this worker by its status page; `None`: nobody can.
+    pub admin_token: Option<Secret>,
+    /// Metrics go to the log too, once a minute.
+    pub metrics_emf: bool,
     /// Form of the log.
     pub log_format: LogFormat,
     /// `error`, `warn`, `info`, `debug` or `trace`.
@@ -335,6 +340,8 @@ impl WorkerConfig {
 
         let drain_timeout = read.value(&setting!(read, args.drain_timeout), "30", seconds(0..=3600));
         let admin_listen = read.value(&setting!(read, args.admin_listen), "127.0.0.1:9464", listen);
+        let admin_token = token::convert(read, args);
+        let metrics_emf = read.value(&setting!(read, args.metrics_emf), "false", boolean);
         let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
         let log_format = read.value(&setting!(read, args.log_format), format, one_of(&formats));
         let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
@@ -406,6 +413,8 @@ impl WorkerConfig {
                 replay_base_backoff: replay_base_backoff?,
                 replay_max_backoff: replay_max_backoff?,
                 admin_listen: admin_listen?,
+                admin_token: admin_token?,
+                metrics_emf: metrics_emf?,
                 log_format: log_format?,
                 log_level: log_level?.to_owned(),
                 allow_http: allow_http?,

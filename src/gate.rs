@@ -20,11 +20,14 @@ use crate::word::{Ear, Word};
 
 mod keep;
 mod probe;
+mod seen;
 mod turns;
 
 pub use keep::Kept;
 pub use probe::Probe;
 use probe::{Answer, Suspects};
+use seen::Answers;
+pub use seen::{Hold, Seen};
 use turns::Turns;
 
 /// The probe is asked at the distances of the tries: healing is noticed within a minute where the probe can see it.
@@ -74,6 +77,9 @@ struct State {
     unclear: BTreeMap<String, Instant>,
     hands: BTreeMap<&'static str, Hand>,
     kept: usize,
+    /// How SQS and S3 answered lately; for those who only look.
+    queue: Answers,
+    store: Answers,
 }
 
 /// The gate of one worker.
@@ -96,6 +102,8 @@ impl Gate {
             unclear: BTreeMap::new(),
             hands: BTreeMap::new(),
             kept: 0,
+            queue: Answers::default(),
+            store: Answers::default(),
         };
         let posture = Posture { mode: Mode::Free, paused: false, leaving: false };
         Self { state: Mutex::new(state), posture: Word::new(posture), jitter, most_receives: None, seats: None }

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -40,6 +41,20 @@ pub enum Word {
     Settled(Settled),
     /// Somebody asks whether the settler still turns.
     Pulse(oneshot::Sender<()>),
+    /// Somebody asks what it holds: at most so many receipts, the oldest first.
+    Look(usize, oneshot::Sender<Vec<InHand>>),
+}
+
+/// A receipt in the settler's hands, for who looks.
+pub struct InHand {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Of this delivery.
+    pub receive_count: u32,
+    /// Since it was taken on.
+    pub held: Duration,
+    /// `working`, `preparing`, `deleting` or `returning`.
+    pub phase: &'static str,
 }
 
 /// Messages on their way to becoming leases.
@@ -262,6 +277,17 @@ impl Pulse {
         let Some(words) = self.0.upgrade() else { return false };
         let (alive, answer) = oneshot::channel();
         words.send(Word::Pulse(alive)).await.is_ok() && answer.await.is_ok()
+    }
+}
+
+impl Pulse {
+    /// What the settler holds, at most so many, the oldest first; `None`: nobody can speak to it any more.
+    pub async fn look(&self, most: usize) -> Option<Vec<InHand>> {
+        let words = self.0.upgrade()?;
+        let (tell, answer) = oneshot::channel();
+        words.send(Word::Look(most, tell)).await.ok()?;
+        drop(words); // while we wait for the answer, no road is kept open
+        answer.await.ok()
     }
 }
 

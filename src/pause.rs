@@ -143,10 +143,13 @@ impl Watch {
                                 told("is seen again".to_owned());
                             }
                             blind = 0;
+                            gate.store_answered(Ok(()));
                             self.obey(&gate, standing);
                         }
-                        Ok(Err(error)) => self.unseen(&mut blind, &error.to_string()),
-                        Err(_) => self.unseen(&mut blind, &format!("no answer within {} s", LOOK_LIMIT.as_secs())),
+                        Ok(Err(error)) => self.unseen(&gate, &mut blind, &error.to_string()),
+                        Err(_) => {
+                            self.unseen(&gate, &mut blind, &format!("no answer within {} s", LOOK_LIMIT.as_secs()));
+                        }
                     }
                     tokio::time::sleep(self.jitter.half_to_one(LOOKS)).await;
                 }
@@ -184,7 +187,8 @@ impl Watch {
         }
     }
 
-    fn unseen(&self, blind: &mut u32, why: &str) {
+    fn unseen(&self, gate: &Gate, blind: &mut u32, why: &str) {
+        gate.store_answered(Err(why));
         *blind = blind.saturating_add(1);
         if *blind == BLIND {
             told(format!(

@@ -119,6 +119,7 @@ impl Receiver {
                 Ok(Ok(messages)) if messages.is_empty() => None,
                 Ok(Ok(messages)) => {
                     failures = 0;
+                    self.gate.queue_answered(Ok(()));
                     failpoint!(AfterReceive);
                     let leases = self.intake.admit(messages, seats, sent).await;
                     if stop.is_cancelled() {
@@ -132,6 +133,7 @@ impl Receiver {
             };
             drop(seats);
             self.unused(passage);
+            self.gate.queue_answered(trouble.as_deref().map_or(Ok(()), Err));
             let pause = if let Some(detail) = trouble {
                 let pause = POLL_AGAIN.wait(failures, &self.jitter);
                 failures = failures.saturating_add(1);

@@ -186,6 +186,7 @@ impl Settler {
                     Some(Word::Admit(admission)) => self.admit(admission),
                     Some(Word::Settled(settled)) => self.hear_verdict(settled),
                     Some(Word::Pulse(alive)) => drop(alive.send(())), // who asked may have gone
+                    Some(Word::Look(most, tell)) => drop(tell.send(held::in_hand(self.held.values(), most))),
                     // Everything has been said. What SQS does not acknowledge within the margin is lease_lost.
                     None => {
                         self.listening = false;
@@ -330,11 +331,17 @@ impl Settler {
             Ended::Prepared(number, prepared) => self.hear_prepared(number, prepared),
             Ended::Cleared(number) => self.decide(number),
             Ended::Extended { numbers, sent, replies } => {
-                if let Err(error) = &replies {
-                    events::ExtendFailed { messages: numbers.len(), detail: error.to_string() }.emit();
-                }
+                let (mut failed, mut why) = (0, None);
                 for (position, (number, receipt, granted)) in numbers.into_iter().enumerate() {
-                    self.hear_extended(number, receipt, granted, sent, entry(&replies, position));
+                    let reply = entry(&replies, position);
+                    if let Some(trouble) = reply.passing_trouble() {
+                        failed += 1;
+                        why.get_or_insert(trouble);
+                    }
+                    self.hear_extended(number, receipt, granted, sent, reply);
+                }
+                if let Some(detail) = why {
+                    events::ExtendFailed { messages: failed, detail }.emit();
                 }
             }
             Ended::Finished { numbers, replies } => {

@@ -28,6 +28,7 @@ use crate::index::replay::patience::Budget;
 use crate::index::{Search, SidePath};
 use crate::limits::Live;
 use crate::message::s3_event::Wanted;
+use crate::metrics::{Facts, Meters};
 use crate::pause::{PauseFile, Watch};
 use crate::pipeline::{Pipeline, Seat};
 use crate::process::Processor;
@@ -39,18 +40,21 @@ use crate::retry::{Backoff, Jitter};
 use crate::settle::{Counted, Desk, Failures};
 use crate::store::s3::{self, S3Store};
 use crate::store::{Store, StoreError, layout};
+use crate::survey::Surveyor;
 
 pub mod archive;
 pub mod begin;
 mod canary;
 pub mod doctor;
 pub mod inspect;
+mod look;
 pub mod migrate;
 pub mod parked;
 
 pub use begin::stop_on_interrupt;
 
 use canary::canary;
+use look::Stations;
 
 /// An outage never slows settlement by more than this, once (design §6).
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -216,13 +220,22 @@ pub struct Worker {
     pub ready: events::Ready,
     /// Removed when dropped.
     pub temp: TempFolder,
-    /// Metrics; `None` when off or when the port cannot be had.
+    /// Status page and metrics; `None` when off or when the port cannot be had.
     pub admin: Option<Admin>,
+    /// What can be told of it.
+    pub facts: Arc<Facts>,
+    /// Looks at what is parked and dead-lettered; `None` where nobody would be told.
+    pub surveyor: Option<Surveyor>,
 }
 
 /// Looks at what is needed and builds the pipeline.
-/// `run_id`: of this incarnation, as in its log lines.
-pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Result<Worker, CannotStart> {
+/// `run_id`: of this incarnation, as in its log lines; `meters` hear its facts already.
+pub async fn worker(
+    config: &WorkerConfig,
+    aws: &SdkConfig,
+    run_id: &str,
+    meters: Arc<Meters>,
+) -> Result<Worker, CannotStart> {
     let queues = find_queues(&config.queue_url, config.dlq_url.as_deref(), &sqs::settling_client(aws)).await?;
     if queues.dlq.arn == queues.facts.arn {
         return Err(CannotStart::misconfigured(format!(
@@ -244,7 +257,7 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
     })?;
 
     let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
-    let (books, jitter) = (Arc::new(Books::default()), Arc::new(Jitter::from_entropy()));
+    let (books, jitter) = (Arc::clone(&meters.books), Arc::new(Jitter::from_entropy()));
     let news = Arc::new(Notify::new());
     let parking = || Parking {
         news: Arc::clone(&news),
@@ -274,6 +287,17 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         lane = Some(new_lane);
         drive = Some(Box::pin(driver) as futures_util::future::BoxFuture<'static, ()>);
     }
+    let gate = Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(queues.facts.max_receive_count, config.concurrency));
+    let stations = Stations {
+        meters,
+        gate: Arc::clone(&gate),
+        lane: lane.clone(),
+        clock: Arc::clone(&clock),
+        store: Arc::clone(&store),
+        jitter: Arc::clone(&jitter),
+        queues: &queues,
+    };
+    let (facts, surveyor, admin) = look::look(config, aws, run_id, stations).await;
     let side_path = Arc::new(SidePath { lane, parking: parking(), books: Arc::clone(&books) });
     let processor = Processor {
         store: Arc::clone(&store),
@@ -289,10 +313,6 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         temp_folder: temp.path(),
     };
     let max_receive_count = queues.facts.max_receive_count;
-    let admin = match config.admin_listen {
-        Some(address) => Admin::open(address, Arc::clone(&books), clock.unix_ms()).await,
-        None => None,
-    };
     let ready = events::Ready {
         queue_url: config.queue_url.clone(),
         dlq_url: queues.dlq_url.clone(),
@@ -315,7 +335,7 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         queue: Arc::new(SqsQueue::new(sqs::polling_client(aws, config.poll_wait()), &config.queue_url)),
         desk: desk(config, aws, queues, attempts, &clock, &books, &limits),
         processor: Arc::new(processor),
-        gate: Arc::new(Gate::new(Arc::clone(&jitter)).of_queue(max_receive_count, config.concurrency)),
+        gate,
         crash_loop: Arc::new(crash_loop),
         lane: drive,
         replayer,
@@ -332,7 +352,7 @@ pub async fn worker(config: &WorkerConfig, aws: &SdkConfig, run_id: &str) -> Res
         poll_wait: config.poll_wait(),
         seat: Seat::OwnThread,
     };
-    Ok(Worker { pipeline, ready, temp, admin })
+    Ok(Worker { pipeline, ready, temp, admin, facts, surveyor })
 }
 
 /// The settler's desk: its clients are its own, for their connections live on the runtime that opened them.

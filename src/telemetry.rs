@@ -4,6 +4,7 @@
 //! `version` and `namespace`, and that a fact keeps the name and fields of `events`. Decides nothing.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -15,12 +16,15 @@ use tracing_subscriber::reload;
 use crate::clock::{SystemClock, WallClock as _, rfc3339};
 use crate::config::LogFormat;
 use crate::message::detail::printable;
+use crate::metrics::Meters;
 use crate::terminal;
 
 mod queue;
 
 pub use queue::Queue;
 
+/// Where lines of metrics go: logged whatever the level is, and always as JSON, for a machine reads them.
+pub const METRICS: &str = "quittance::metrics";
 /// Longest free text in a line.
 const TEXT: usize = 2048;
 
@@ -39,17 +43,24 @@ pub type Dial = Box<dyn Fn(&str) -> bool + Send + Sync>;
 /// `level` is one of tracing's names. The libraries only speak up when something is wrong; their warnings name no message.
 fn wanted(level: &str) -> Targets {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-    Targets::new().with_target("quittance", level).with_default(LevelFilter::ERROR)
+    let quittance = Targets::new().with_target("quittance", level).with_target(METRICS, LevelFilter::INFO);
+    quittance.with_default(LevelFilter::ERROR)
 }
 
 /// Installs the log for this process, and a panic hook that keeps to it. `level` is one of tracing's names. Lines are written
 /// by whoever says them, as an operator's command does: see [`install_queued`].
 pub fn install(format: LogFormat, level: &str, identity: Identity) -> Dial {
-    install_through(format, level, identity, terminal::log)
+    install_through(format, level, identity, terminal::log, None)
 }
 
-/// The same for a worker: nobody waits for who reads the log. Flush the queue before the end.
-pub fn install_queued(format: LogFormat, level: &str, identity: Identity) -> std::io::Result<(Dial, Queue)> {
+/// The same for a worker: nobody waits for who reads the log, and `meters` hear every fact beside it, whatever the level is.
+/// Flush the queue before the end.
+pub fn install_queued(
+    format: LogFormat,
+    level: &str,
+    identity: Identity,
+    meters: &Arc<Meters>,
+) -> std::io::Result<(Dial, Queue)> {
     let lost = Lines { format, identity: identity.clone(), write: () };
     let queue = Queue::start(move |lines| {
         let fields = serde_json::json!({ "lines": lines }).to_string();
@@ -57,16 +68,24 @@ pub fn install_queued(format: LogFormat, level: &str, identity: Identity) -> std
         lost.line(Level::ERROR, Parts { fact, fields, ..Parts::default() })
     })?;
     let writing = queue.clone();
-    Ok((install_through(format, level, identity, move |line: &str| writing.line(line)), queue))
+    let write = move |line: &str| writing.line(line);
+    Ok((install_through(format, level, identity, write, Some(meters)), queue))
 }
 
-fn install_through<W>(format: LogFormat, level: &str, identity: Identity, write: W) -> Dial
+fn install_through<W>(
+    format: LogFormat,
+    level: &str,
+    identity: Identity,
+    write: W,
+    meters: Option<&Arc<Meters>>,
+) -> Dial
 where
     W: Fn(&str) + Send + Sync + 'static,
 {
     let (wanted_now, dial) = reload::Layer::new(wanted(level));
     let lines = Lines { format, identity, write };
-    let subscriber = tracing_subscriber::registry().with(lines.with_filter(wanted_now));
+    let subscriber = tracing_subscriber::registry();
+    let subscriber = subscriber.with(lines.with_filter(wanted_now)).with(meters.map(Meters::layer));
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let place =
@@ -91,7 +110,9 @@ impl<S: Subscriber, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
         let mut parts = Parts::default();
         event.record(&mut parts);
         let level = *event.metadata().level();
-        (self.write)(&self.line(level, parts));
+        let is_for_machines = event.metadata().target() == METRICS;
+        let line = if is_for_machines { self.json(level, parts) } else { self.line(level, parts) };
+        (self.write)(&line);
     }
 }
 
@@ -179,7 +200,7 @@ impl Visit for Parts {
 mod tests {
     use super::*;
     use crate::events::{Event as _, MessageSettled};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     fn settled(key: &str) -> MessageSettled {
         MessageSettled {
@@ -237,6 +258,25 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         assert!(!text.contains('\u{1b}'));
         assert!(text.contains("message_settled") && text.contains("outcome=done"), "{text}");
+    }
+
+    #[test]
+    fn metrics_are_json_of_a_line_with_its_namespace_whatever_form_and_level_the_log_has() {
+        let reconciled: crate::events::Reconciled = crate::metrics::emf::nothing_reconciled();
+        for (format, level) in [(LogFormat::Text, "error"), (LogFormat::Json, "info")] {
+            let written = Arc::new(Mutex::new(String::new()));
+            let into = Arc::clone(&written);
+            let identity = Identity { run_id: "r".into(), namespace: "n".into() };
+            let lines = Lines { format, identity, write: move |line: &str| into.lock().unwrap().push_str(line) };
+            let log = tracing_subscriber::registry().with(lines.with_filter(wanted(level)));
+            tracing::subscriber::with_default(log, || {
+                crate::metrics::emf::MetricsLine::of_reconciliation(7, &reconciled).emit();
+            });
+            let line: Value = serde_json::from_str(&written.lock().unwrap()).unwrap();
+            assert_eq!((line["event"].as_str(), line["namespace"].as_str()), (Some("metrics"), Some("n")));
+            assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0][0], "namespace");
+            assert_eq!((&line["_aws"]["Timestamp"], &line["ReconcileMissing"]), (&Value::from(7), &Value::from(0)));
+        }
     }
 
     #[test]

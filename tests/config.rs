@@ -138,6 +138,8 @@ fn every_setting_can_be_given_by_flag_and_by_variable() {
         ("FAILED_RETRY_BASE_BACKOFF_SECONDS", "2s"),
         ("FAILED_RETRY_MAX_BACKOFF_SECONDS", "1h"),
         ("ADMIN_LISTEN", "off"),
+        ("ADMIN_TOKEN", "0123456789abcdef"),
+        ("METRICS_EMF", "true"),
         ("LOG_FORMAT", "TEXT"),
         ("LOG_LEVEL", "WARN"),
         ("ALLOW_HTTP", "yes"),
@@ -166,9 +168,9 @@ fn every_setting_can_be_given_by_flag_and_by_variable() {
     assert_eq!((by_flag.log_format, by_flag.log_level.as_str()), (LogFormat::Text, "warn"));
     assert_eq!(by_flag.tenant_from, TenantFrom::MessageGroup);
 
-    // All but the password itself, which excludes the file, was given above.
+    // All but the password itself, which excludes its file, and the token's file, which the token excludes.
     let missed: Vec<_> = flags.keys().filter(|name| !given.contains_key(name.as_str())).collect();
-    assert_eq!(missed, ["OPENSEARCH_PASSWORD"]);
+    assert_eq!(missed, ["ADMIN_TOKEN_FILE", "OPENSEARCH_PASSWORD"]);
 }
 
 #[test]
@@ -356,6 +358,9 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ("RELOAD_FILE", "/", "is not a file's path", "give an absolute path"),
     ("ADMIN_LISTEN", "9464", "\"9464\" is not an address", "IP:PORT"),
     ("ADMIN_LISTEN", "localhost:9464", "is not an address", "or off"),
+    ("ADMIN_TOKEN", "too-short", "is no token of 16 to 256 printable ASCII characters", "openssl rand"),
+    ("ADMIN_TOKEN", "0123456789 abcdef", "is no token", "openssl rand"),
+    ("METRICS_EMF", "on", "\"on\" is neither true nor false", "true or false"),
     ("LOG_FORMAT", "xml", "\"xml\" is not known", "json, text"),
     ("LOG_LEVEL", "loud", "\"loud\" is not known", "error, warn, info, debug, trace"),
     ("LOG_LEVEL", "a\n\u{1b}[2Jb", "\"a\\n\\u{1b}[2Jb\" is not known", "error, warn"),
@@ -386,7 +391,8 @@ fn every_setting_that_can_be_wrong_is_in_the_table() {
     let tried: BTreeSet<_> = MISTAKES.iter().map(|(variable, ..)| *variable).collect();
     let untried: Vec<_> =
         contract::SETTINGS.iter().map(|(variable, ..)| *variable).filter(|name| !tried.contains(name)).collect();
-    assert_eq!(untried, ["OPENSEARCH_PASSWORD_FILE"], "its mistakes need files and have a test of their own");
+    let files = ["OPENSEARCH_PASSWORD_FILE", "ADMIN_TOKEN_FILE"];
+    assert_eq!(untried, files, "their mistakes need files and have tests of their own");
 }
 
 #[test]
@@ -478,6 +484,33 @@ fn skipping_opensearch_looks_at_nothing_of_it() {
         ("OPENSEARCH_PASSWORD_FILE", "/nowhere"),
     ]);
     assert!(config.unwrap().opensearch.is_none());
+}
+
+#[test]
+fn the_token_of_the_status_page_is_given_or_in_a_file_and_no_mistake_quotes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = |content: &str, more: &[(&'static str, &'static str)]| {
+        let file = folder.path().join("token");
+        std::fs::write(&file, content).unwrap();
+        let mut env: BTreeMap<&str, &str> = REQUIRED.into();
+        env.extend(more.iter().copied());
+        env.insert("ADMIN_TOKEN_FILE", file.to_str().unwrap());
+        convert(&env, &[])
+    };
+    let token = from("0123456789abcdef\n", &[]).unwrap().admin_token.unwrap();
+    assert_eq!(token.expose(), "0123456789abcdef");
+    assert_eq!(convert(&REQUIRED.into(), &[]).unwrap().admin_token, None);
+    let given = [("ADMIN_TOKEN", "0123456789abcdef")];
+    for (content, more, what) in [
+        ("hunter2", &[][..], "ADMIN_TOKEN_FILE (--admin-token-file): is no token of 16 to 256"),
+        ("0123456789 hunter2\n", &[], "ADMIN_TOKEN_FILE (--admin-token-file): is no token"),
+        ("\n", &[], "is empty"),
+        ("hunter2-hunter2-hunter2", &given, "ADMIN_TOKEN (--admin-token): is given, and ADMIN_TOKEN_FILE too"),
+    ] {
+        let lines = lines(from(content, more));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(what) && !lines[0].contains("hunter2") && !lines[0].contains("cdef"), "{lines:?}");
+    }
 }
 
 #[test]
@@ -623,7 +656,12 @@ fn the_sample_uncommented_is_a_configuration() {
     let mut env: BTreeMap<&str, &str> = SAMPLE.lines().filter_map(example).collect();
     let path = env.insert("OPENSEARCH_PASSWORD_FILE", file.to_str().unwrap()).unwrap();
     assert!(path.starts_with("/run/credentials/quittance-worker.service/"), "{path}: not where the unit puts it");
+    let token = folder.path().join("admin");
+    std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    let path = env.insert("ADMIN_TOKEN_FILE", token.to_str().unwrap()).unwrap();
+    assert!(path.starts_with("/run/credentials/quittance-worker.service/"), "{path}: not where the unit puts it");
     let sample = convert(&env, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert!(sample.admin_token.is_some());
     assert!(matches!(sample.opensearch.unwrap().auth, OpenSearchAuth::Basic { .. }));
     assert_eq!(sample.sources[1].prefix, "2026/");
 }

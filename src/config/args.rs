@@ -179,10 +179,26 @@ pub struct Args {
     #[arg(long, env = "RELOAD_FILE", value_name = "PATH", global = true, help_heading = "Operation")]
     pub reload_file: Option<String>,
 
-    /// Address of `/metrics` (Prometheus) and `/healthz`: `IP:PORT` or `off`; where the port is taken, the worker says
-    /// so and runs without; default 127.0.0.1:9464.
+    /// Address of the status page, `/status`, `/metrics` (Prometheus), `/healthz` and `/readyz`: `IP:PORT` or `off`; where the
+    /// port is taken, the worker says so and runs without; default 127.0.0.1:9464.
     #[arg(long, env = "ADMIN_LISTEN", value_name = "ADDRESS", global = true, help_heading = "Operation")]
     pub admin_listen: Option<String>,
+
+    /// Token that pauses and resumes this worker by its status page, 16 to 256 printable ASCII characters; a flag is seen by
+    /// everyone on the machine: prefer the file; default: none (the page only shows).
+    #[arg(long, env = "ADMIN_TOKEN", value_name = "SECRET", global = true, help_heading = "Operation")]
+    #[arg(hide_env_values = true)]
+    pub admin_token: Option<Secret>,
+
+    /// File that holds that token (a trailing newline is dropped); default: none.
+    #[arg(long, env = "ADMIN_TOKEN_FILE", value_name = "PATH", global = true, help_heading = "Operation")]
+    pub admin_token_file: Option<String>,
+
+    /// Write the metrics to the log too, once a minute, as CloudWatch's embedded metric format (event `metrics`); true or
+    /// false, default false.
+    #[arg(long, env = "METRICS_EMF", value_name = "BOOL", global = true, help_heading = "Operation")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub metrics_emf: Option<String>,
 
     /// Form of the log on stderr: `json` or `text`; default `text` on a terminal, `json` off one.
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", global = true, help_heading = "Operation")]

@@ -63,7 +63,7 @@ fn auth(read: &Reader<'_>, args: &SearchArgs, endpoint: Option<&str>) -> Option<
                     );
                     None
                 }
-                (None, Some(_)) => read.required(&file, "", from_file),
+                (None, Some(_)) => read.required(&file, "", from_file("password")),
                 (_, None) => {
                     let fix = "basic authentication needs a password: give OPENSEARCH_PASSWORD_FILE, or this";
                     read.required(&password, fix, |text| Ok(Secret::from(text.to_owned())))
@@ -75,22 +75,25 @@ fn auth(read: &Reader<'_>, args: &SearchArgs, endpoint: Option<&str>) -> Option<
 }
 
 /// The file's text without its last newline. What is in the file is never quoted.
-fn from_file(path: &str) -> Result<Secret, Wrong> {
-    let mut text = String::new();
-    let length = File::open(path).and_then(|file| file.take(LONGEST_PASSWORD + 1).read_to_string(&mut text));
-    let path = quoted(path);
-    match length {
-        Err(error) => wrong(format!("cannot read {path}: {error}"), "give a text file that this user may read"),
-        Ok(length) if length as u64 > LONGEST_PASSWORD => {
-            wrong(format!("{path} is longer than any password"), "give a file that holds the password and nothing else")
-        }
-        Ok(_) => {
-            let line = text.strip_suffix('\n').unwrap_or(&text);
-            let line = line.strip_suffix('\r').unwrap_or(line);
-            if line.is_empty() {
-                return wrong(format!("{path} is empty"), "write the password into it");
+pub(super) fn from_file(secret: &'static str) -> impl FnOnce(&str) -> Result<Secret, Wrong> {
+    move |path| {
+        let mut text = String::new();
+        let length = File::open(path).and_then(|file| file.take(LONGEST_PASSWORD + 1).read_to_string(&mut text));
+        let path = quoted(path);
+        match length {
+            Err(error) => wrong(format!("cannot read {path}: {error}"), "give a text file that this user may read"),
+            Ok(length) if length as u64 > LONGEST_PASSWORD => wrong(
+                format!("{path} is longer than any {secret}"),
+                format!("give a file that holds the {secret} and nothing else"),
+            ),
+            Ok(_) => {
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                let line = line.strip_suffix('\r').unwrap_or(line);
+                if line.is_empty() {
+                    return wrong(format!("{path} is empty"), format!("write the {secret} into it"));
+                }
+                Ok(Secret::from(line.to_owned()))
             }
-            Ok(Secret::from(line.to_owned()))
         }
     }
 }

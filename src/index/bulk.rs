@@ -146,6 +146,16 @@ impl Lane {
         Arc::clone(waiting).acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await.ok()
     }
 
+    /// The breaker is open.
+    pub fn is_open(&self) -> bool {
+        self.shared.is_open()
+    }
+
+    /// Documents of a request and requests outstanding, at most, as the index bears them now.
+    pub fn limits(&self) -> (usize, usize) {
+        self.shared.with_pace(|pace| (pace.aimd.documents(), pace.aimd.requests()))
+    }
+
     /// A document that was taken lately: offered once more, it shows whether the index still takes what is well.
     pub fn witness(&self) -> Option<DocumentId> {
         self.shared.taken().clone()

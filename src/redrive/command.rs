@@ -156,6 +156,7 @@ pub async fn plan(config: DrainConfig, place: Place) -> Result<u8, CannotStart> 
         clock: Arc::new(SystemClock),
         stop: site.stop.clone(),
     };
+    let stop = site.stop.clone();
     match plan.make().await {
         Ok(report) if place.json => out(&json!(report).to_string()),
         Ok(report) => page(&report.text()),
@@ -163,7 +164,7 @@ pub async fn plan(config: DrainConfig, place: Place) -> Result<u8, CannotStart> 
             return Err(CannotStart::missing(error.to_string()));
         }
     }
-    Ok(exit::EX_OK)
+    Ok(if stop.is_cancelled() { exit::EX_INTERRUPTED } else { exit::EX_OK })
 }
 
 /// Drains.

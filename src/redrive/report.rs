@@ -236,7 +236,7 @@ impl Report {
                  running and not paused? Are they in the DLQ again (redrive inspect)? Then: {again}\n"
             ),
             End::TooManyAside { held } => format!(
-                "stopped: {held} letters that are not selected are in hand, as many as are good (20,000, or 512 MiB of \
+                "stopped: {held} letters that are not selected, were left or came back are in hand, as many as are good (20,000, or 512 MiB of \
                  bodies). Select more of them, or the rest first: {again}\n"
             ),
             End::Sick { why } => format!("stopped: {}; to go on: {again}\n", detail(why)),

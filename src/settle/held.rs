@@ -12,7 +12,7 @@ use crate::books::{End, ReceiptNumber};
 use crate::dead_letter::Origin;
 use crate::events::{self, Event as _};
 use crate::heartbeat::Span;
-use crate::lease::{Permit, Term};
+use crate::lease::{InHand, Permit, Term};
 use crate::message::{Message, ReceiptHandle};
 use crate::outcome::{Account, ChangeReport, Indexed, Judgement, Outcome};
 use crate::queue::Refusal;
@@ -96,6 +96,25 @@ pub(super) fn end_term(held: &mut Held, why: &'static str) {
     .emit();
 }
 
+/// For who looks: the oldest, at most so many.
+pub(super) fn in_hand<'a>(held: impl Iterator<Item = &'a Held>, most: usize) -> Vec<InHand> {
+    let mut oldest: Vec<&Held> = held.collect();
+    oldest.sort_by_key(|held| held.taken_on);
+    oldest.truncate(most);
+    let seen = |held: &Held| InHand {
+        message: Arc::clone(&held.message),
+        receive_count: held.receive_count,
+        held: held.taken_on.elapsed(),
+        phase: match &held.phase {
+            Phase::Working => "working",
+            Phase::Preparing => "preparing",
+            Phase::Final(Final { last: Last::Delete, .. }) => "deleting",
+            Phase::Final(Final { last: Last::Return(_), .. }) => "returning",
+        },
+    };
+    oldest.into_iter().map(seen).collect()
+}
+
 pub(super) fn settled_line(held: &Held, end: End, account: Account) -> events::MessageSettled {
     let Judgement { reports, cut_short, .. } = &held.judgement;
     let reported = reports.iter().filter_map(|report| report.work_id.as_ref());
@@ -134,6 +153,17 @@ pub(super) enum Reply {
     Done,
     Refused(Refusal),
     Unknown(String),
+}
+
+impl Reply {
+    /// Why it was not done, where it may be done at another try.
+    pub(super) fn passing_trouble(&self) -> Option<String> {
+        match self {
+            Reply::Done => None,
+            Reply::Refused(refusal) => (!refusal.is_final()).then(|| format!("SQS refused: {}", refusal.code)),
+            Reply::Unknown(trouble) => Some(trouble.clone()),
+        }
+    }
 }
 
 /// A batch reply read entry by entry: what is not there was not acknowledged.

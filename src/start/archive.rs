@@ -87,7 +87,18 @@ pub async fn archive(order: ArchiveOrder, place: Place, run_id: &str) -> Result<
                     look_at_queue("SQS_QUEUE_URL", &queue_url, &client).await?;
                     queue_url
                 }
-                Source::Dlq => find_queues(&queue_url, dlq_url.as_deref(), &client).await?.dlq_url,
+                Source::Dlq => {
+                    let queues = find_queues(&queue_url, dlq_url.as_deref(), &client).await?;
+                    // With --remove it would empty the workers' own queue.
+                    if queues.dlq.arn == queues.facts.arn {
+                        say(&format!(
+                            "redrive: refused: SQS_DLQ_URL is the workers' queue itself ({})",
+                            queues.dlq.arn
+                        ));
+                        return Ok(exit::EX_REFUSED);
+                    }
+                    queues.dlq_url
+                }
             };
             let archive = Archive { store, bucket: place.results_bucket.clone(), clock: Arc::new(SystemClock) };
             let queue = |client| Arc::new(SqsQueue::new(client, &url));

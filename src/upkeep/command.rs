@@ -15,12 +15,13 @@ use super::purge::{self, Purge};
 use super::reconcile::{self, Cursor, Found, Reconcile};
 use super::reprocess::{self, Older, Reprocess};
 use super::{Area, Ended};
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, WallClock as _};
 use crate::config::{FindConfig, PurgeConfig, ReconcileConfig, ReprocessConfig, exit};
 use crate::events::{self, Event as _};
 use crate::index::opensearch::Hit;
 use crate::index::park::Parking;
 use crate::message::detail::{detail, printable};
+use crate::metrics::emf::MetricsLine;
 use crate::pause::PauseFile;
 use crate::queue::sqs::{self, SqsQueue};
 use crate::start::begin::{Begin, begin};
@@ -88,7 +89,7 @@ pub async fn reconcile(config: ReconcileConfig, place: Place) -> Result<u8, Cann
         Some(Cursor::Key(key)) => format!(" --resume-from {}", shell(key)),
         Some(Cursor::Record(id)) => format!(" --resume-from-record {id}"),
     });
-    events::Reconciled {
+    let reconciled = events::Reconciled {
         bucket: config.area.bucket.clone(),
         prefix: config.area.prefix.clone(),
         complete: *ended == Ended::Complete,
@@ -106,8 +107,11 @@ pub async fn reconcile(config: ReconcileConfig, place: Place) -> Result<u8, Cann
         repaired_messages: tally.repaired_messages,
         repaired_parked: tally.repaired_parked,
         ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    reconciled.emit();
+    if config.metrics_emf {
+        MetricsLine::of_reconciliation(SystemClock.unix_ms(), &reconciled).emit();
     }
-    .emit();
     if place.json {
         out(&json!({ "report": tally, "complete": *ended == Ended::Complete, "repair": repairs }).to_string());
     } else {

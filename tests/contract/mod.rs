@@ -1,7 +1,7 @@
 //! Design §8, read into a table: variable, flag, default as help and sample say it. Other people's scripts hang on it.
 
 /// `required` and `none` stand for what has no default.
-pub const SETTINGS: [(&str, &str, &str); 35] = [
+pub const SETTINGS: [(&str, &str, &str); 38] = [
     ("SQS_QUEUE_URL", "--queue-url", "required"),
     ("SQS_DLQ_URL", "--dlq-url", "found from the queue's redrive policy"),
     ("S3_BUCKET", "--results-bucket", "required"),
@@ -30,6 +30,9 @@ pub const SETTINGS: [(&str, &str, &str); 35] = [
     ("FAILED_RETRY_BASE_BACKOFF_SECONDS", "--replay-base-backoff-seconds", "30"),
     ("FAILED_RETRY_MAX_BACKOFF_SECONDS", "--replay-max-backoff-seconds", "3600"),
     ("ADMIN_LISTEN", "--admin-listen", "127.0.0.1:9464"),
+    ("ADMIN_TOKEN", "--admin-token", "none"),
+    ("ADMIN_TOKEN_FILE", "--admin-token-file", "none"),
+    ("METRICS_EMF", "--metrics-emf", "false"),
     ("LOG_FORMAT", "--log-format", "json off"),
     ("LOG_LEVEL", "--log-level", "info"),
     ("ALLOW_HTTP", "--allow-http", "false"),

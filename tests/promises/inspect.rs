@@ -274,7 +274,7 @@ async fn the_page_runs_nothing_and_loads_nothing_whatever_a_key_says() {
 }
 
 /// Of the names that a reader sees on the page: letters of ours with text of theirs.
-const HOSTILE_NAMES: [(&str, &str); 6] = [
+pub const HOSTILE_NAMES: [(&str, &str); 6] = [
     ("<img src=x onerror=\"window.ran=1;alert(1)\">", "<img src=x onerror=\"window.ran=1;alert(1)\">"),
     ("</span></div><script>window.ran=1<", "</span></div><script>window.ran=1<"),
     ("a\"'&amp;&lt;  two  spaces", "a\"'&amp;&lt;  two  spaces"),

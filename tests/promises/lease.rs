@@ -382,6 +382,11 @@ async fn an_extension_that_hangs_or_is_refused_for_now_is_asked_again_inside_of_
             let busy = Refusal { code: "RequestThrottled".into(), sender_fault: false };
             faults.next_entries.push_back(Some(busy));
         });
+        until("the refusal of one entry is told too", visibility, || {
+            let told = site.lines("extend_failed");
+            told.iter().any(|line| line["detail"].to_string().contains("RequestThrottled"))
+        })
+        .await;
         site.until_empty().await;
         let line = worker.stop().await;
         assert_eq!((line.received, line.done, line.lease_lost), (1, 1, 0), "{visibility:?}");

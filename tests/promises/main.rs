@@ -26,6 +26,7 @@ mod lease;
 mod many_changes;
 mod newest_wins;
 mod outage;
+mod page;
 mod parked;
 mod pause;
 mod permits;

@@ -143,6 +143,12 @@ async fn a_saved_queue_is_still_there_and_can_be_brought_back_after_a_purge() {
     let found = bodies(&world).await;
     assert!(found.len() == 137 && found.values().all(|times| *times == 1), "each once");
 
+    // Its own queue is no dead-letter queue, and would be emptied.
+    let itself =
+        world.launch().set("SQS_DLQ_URL", &world.queue).redrive(&["archive", "save", "--queue", "dlq", "--remove"]);
+    assert_eq!((itself.code, itself.stderr.lines().count()), (4, 1), "{itself:?}");
+    assert_eq!(world.depth(&world.queue).await, (0, 137, 0), "not touched: all are still hidden from that look");
+
     let nowhere =
         world.launch().set("SQS_QUEUE_URL", format!("{}x", world.queue)).redrive(&["archive", "--queue", "main"]);
     assert_eq!((nowhere.code, nowhere.stderr.lines().count()), (75, 1), "{nowhere:?}");

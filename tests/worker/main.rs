@@ -40,6 +40,7 @@ mod overwrite;
 mod parked;
 mod pause;
 mod sharing;
+mod shows;
 mod stack;
 mod start;
 mod stop;

@@ -27,7 +27,7 @@ Examples:
   redrive archive save --queue dlq --remove
 
 Exit codes: 0 well · 3 partial: some could not be read, sent or saved, or are not there, or the fleet was paused meanwhile ·
-4 refused: the fleet is paused · 64 · 75 a dependency is sick (run it again) · 78 · 130 interrupted (run it again)";
+4 refused: the fleet is paused, or the queue is its own dead-letter queue · 64 · 75 a dependency is sick (run it again) · 78 · 130 interrupted (run it again)";
 
 const SAVE_HELP: &str = "\
 Writes every message that the queue hands out to archive/{main|dlq}/{day}/{message id}.json. Each is held under a lease

@@ -35,7 +35,7 @@ Examples:
   redrive plan --sample 100
   redrive plan --sample 100 --reason denied --rate 20
 
-Exit codes: 0 · 4 refused: the queues do not belong together · 64 · 75 a dependency is not there · 78";
+Exit codes: 0 · 4 refused: the queues do not belong together · 64 · 75 a dependency is not there · 78 · 130 interrupted";
 
 /// What was typed.
 #[derive(Args, Clone, PartialEq, Eq, Default)]

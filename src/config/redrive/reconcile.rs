@@ -50,6 +50,12 @@ pub(super) struct ReconcileArgs {
     #[arg(long, env = "RECONCILE_MIN_AGE", value_name = "TIME", allow_negative_numbers = true)]
     min_age: Option<String>,
 
+    /// Write the counts to the log too, at the end, as CloudWatch's embedded metric format (event `metrics`); true or false,
+    /// default false.
+    #[arg(long, env = "METRICS_EMF", value_name = "BOOL")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    metrics_emf: Option<String>,
+
     /// Go on behind this source key, as an interrupted run says it.
     #[arg(long, value_name = "KEY", conflicts_with = "resume_from_record", allow_hyphen_values = true)]
     resume_from: Option<String>,
@@ -74,6 +80,8 @@ pub struct ReconcileConfig {
     pub min_age: Duration,
     /// Larger files are left alone.
     pub max_object_bytes: u64,
+    /// The counts go to the log as metrics too.
+    pub metrics_emf: bool,
     /// Where to go on.
     pub resume: Option<Cursor>,
 }
@@ -86,6 +94,7 @@ pub(super) fn convert(
 ) -> Option<ReconcileConfig> {
     let area = area(read, &args.area, results_bucket);
     let repair = switch(read, "repair", args.repair.as_deref());
+    let metrics_emf = switch(read, "metrics_emf", args.metrics_emf.as_deref());
     let queue = queue(read, &args.queue, repair == Some(true));
     let namespace = scope(read, &args.scope);
     let opensearch = index(read, &args.search, allow_http);
@@ -105,6 +114,7 @@ pub(super) fn convert(
         repair,
         min_age: min_age?,
         max_object_bytes,
+        metrics_emf: metrics_emf?,
         resume,
     })
 }
