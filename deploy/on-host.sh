@@ -59,7 +59,7 @@ operator() {
 page() { # IP:PORT, path
   local host=${1%:*} port=${1##*:}
   host=${host#[} host=${host%]}
-  timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET %s HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n" "$2" >&3 && cat <&3' \
+  timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" "$2" >&3 && cat <&3' \
     "$host" "$port" "$2" 2>/dev/null
 }
 metrics() { # of a unit; nothing where it has no listener
