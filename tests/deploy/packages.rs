@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use sha2::{Digest as _, Sha256};
 
-#[path = "../../examples/manual.rs"]
+#[path = "../../deploy/manual.rs"]
 #[allow(dead_code)] // its main
 mod manual;
 
