@@ -180,7 +180,7 @@ impl DeadLetters {
         let ids = failing.iter().filter_map(|report| report.work_id.as_ref());
         let keys = failing.iter().map(|report| &report.key).filter(|key| !key.is_empty());
         Note {
-            v: 1,
+            v: VERSION,
             reason: reason.as_str().to_owned(),
             detail: detail_line(detail),
             attempts: attempts.failed.max(1),

@@ -168,6 +168,7 @@ impl Search for FakeSearch {
 #[derive(Clone, Default)]
 struct FakeWiring {
     mood: Option<StoreError>,
+    lifecycle_mood: Option<StoreError>,
     notifications: BTreeMap<&'static str, Notifications>,
     expirations: BTreeMap<&'static str, Vec<Expiration>>,
 }
@@ -190,7 +191,7 @@ impl Wiring for FakeWiring {
         Ok(self.notifications.get(bucket).cloned().unwrap_or_default())
     }
     async fn expirations(&self, bucket: &str) -> Result<Vec<Expiration>, StoreError> {
-        self.mood.clone().map_or(Ok(()), Err)?;
+        self.mood.clone().or_else(|| self.lifecycle_mood.clone()).map_or(Ok(()), Err)?;
         Ok(self.expirations.get(bucket).cloned().unwrap_or_default())
     }
 }
@@ -652,6 +653,18 @@ const CASES: &[Case] = &[
             (Warn, "notification", "inbox: cannot be looked at", "s3:GetBucketNotification"),
             (Warn, "notification", "shared: cannot be looked at", "s3:GetBucketNotification"),
             (Warn, "notification_loop", "results: cannot be looked at", "s3:GetBucketNotification"),
+            (Warn, "results_lifecycle", "cannot be looked at", "s3:GetLifecycleConfiguration"),
+        ],
+    ),
+    (
+        "whether files expire may not be looked at, and of one bucket it would be told",
+        |w| {
+            w.wiring.lifecycle_mood = Some(StoreError::Denied("403".into()));
+            let all = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*"];
+            w.wiring.of("shared").all = vec![tells(ARN, &all, "")];
+        },
+        &[
+            (Warn, "notification", "inbox: cannot be looked at", "s3:GetLifecycleConfiguration"),
             (Warn, "results_lifecycle", "cannot be looked at", "s3:GetLifecycleConfiguration"),
         ],
     ),

@@ -23,26 +23,26 @@ pub(super) async fn check(subject: &Subject<'_>, queue: Option<&str>) -> Vec<Fin
         within(wiring.notifications(bucket), StoreError::Unavailable),
         within(wiring.expirations(bucket), StoreError::Unavailable)
     );
-    let mut findings: Vec<Finding> = sources.concat();
+    let mut findings: Vec<Finding> = sources;
     findings.push(no_loop(bucket, &results, queue));
     findings.push(spared(bucket, &rules));
     findings
 }
 
-async fn arrives(wiring: &dyn Wiring, source: &Source, queue: Option<&str>) -> Vec<Finding> {
+async fn arrives(wiring: &dyn Wiring, source: &Source, queue: Option<&str>) -> Finding {
     let Source { bucket, prefix } = source;
     let (told, rules) = tokio::join!(
         within(wiring.notifications(bucket), StoreError::Unavailable),
         within(wiring.expirations(bucket), StoreError::Unavailable)
     );
-    vec![notified(bucket, prefix, &told, rules.as_deref().unwrap_or_default(), queue)]
+    notified(bucket, prefix, &told, &rules, queue)
 }
 
 fn notified(
     bucket: &str,
     prefix: &str,
     told: &Result<Notifications, StoreError>,
-    rules: &[Expiration],
+    rules: &Result<Vec<Expiration>, StoreError>,
     queue: Option<&str>,
 ) -> Finding {
     let name = "notification";
@@ -85,9 +85,16 @@ fn notified(
     if !brings("s3:ObjectRemoved:*") {
         missing.push("s3:ObjectRemoved:*: removed files stay found");
     }
-    let expires = rules.iter().any(|rule| rule.prefix.starts_with(prefix) || prefix.starts_with(&rule.prefix));
-    if expires && !brings("s3:LifecycleExpiration:*") {
-        missing.push("s3:LifecycleExpiration:*: files that a lifecycle rule deletes stay found");
+    let reaches = |rule: &Expiration| rule.prefix.starts_with(prefix) || prefix.starts_with(&rule.prefix);
+    match rules {
+        _ if brings("s3:LifecycleExpiration:*") => {}
+        Ok(rules) if rules.iter().any(reaches) => {
+            missing.push("s3:LifecycleExpiration:*: files that a lifecycle rule deletes stay found");
+        }
+        Ok(_) => {}
+        // Whether a rule deletes something of it is not known.
+        Err(error) if missing.is_empty() => return unseen(name, bucket, "s3:GetLifecycleConfiguration", error),
+        Err(_) => {}
     }
     match missing.is_empty() {
         true => Finding::pass(name, &format!("{bucket}/{prefix}: the queue is told of what comes and what goes")),

@@ -19,7 +19,9 @@ const LONGEST: u64 = 64 * 1024;
 pub fn read(path: &Path) -> Result<BTreeMap<String, String>, String> {
     let fail = |error: std::io::Error| format!("cannot be read: {error}; let the worker's user read it, or remove it");
     let size = match std::fs::metadata(path) {
-        Ok(file) => file.len(),
+        Ok(file) if file.is_file() => file.len(),
+        // A pipe would be waited for, and the worker with it.
+        Ok(_) => return Err("is no file; name one, or remove it".to_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(fail(error)),
     };
@@ -82,7 +84,11 @@ mod tests {
     fn no_file_is_no_change_and_one_that_cannot_be_read_is_told() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(&folder.path().join("none")), Ok(BTreeMap::new()));
-        assert!(read(folder.path()).unwrap_err().contains("cannot be read"));
+        assert!(read(folder.path()).unwrap_err().contains("is no file"));
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        assert!(read(&pipe).unwrap_err().contains("is no file"));
+        assert!(read(&folder.path().join("n\0ne")).unwrap_err().contains("cannot be read"));
         let huge = folder.path().join("huge");
         std::fs::write(&huge, "x".repeat(100_000)).unwrap();
         assert!(read(&huge).unwrap_err().contains("100000 bytes"));

@@ -21,8 +21,12 @@ pub struct Expiry {
 impl Expiry {
     /// Of a message sent then, Unix milliseconds, in a queue that keeps it so long.
     pub fn of(sent_ms: u64, retention: Duration, now_ms: u64) -> Self {
-        let at = sent_ms.saturating_add(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
-        Self { at: rfc3339(at), in_s: (at as i64).saturating_sub(now_ms as i64) / 1_000 }
+        Self::at(sent_ms.saturating_add(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX)), now_ms)
+    }
+
+    /// At this moment, Unix milliseconds.
+    pub fn at(at_ms: u64, now_ms: u64) -> Self {
+        Self { at: rfc3339(at_ms), in_s: (at_ms as i64).saturating_sub(now_ms as i64) / 1_000 }
     }
 
     /// To follow "SQS deletes it".

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::events::{self, Event as _};
-use crate::lease::Lease;
 
 use super::drain::{AGAIN, Held, LOOK_LIMIT, Run, SICK_FOR, Sink};
+use super::hold::bytes;
 use super::letter::Letter;
 use super::report::End;
 
@@ -120,9 +120,4 @@ impl Run {
     fn aside_bytes(&self) -> usize {
         self.aside.iter().map(bytes).sum()
     }
-}
-
-pub(super) fn bytes(lease: &Lease) -> usize {
-    let message = lease.message();
-    crate::queue::bytes(&message.body, &message.attributes)
 }

@@ -13,7 +13,7 @@ use crate::books::{Books, BooksLine};
 use crate::clock::LeaseClock;
 use crate::lease::{Intake, Lease};
 use crate::pipeline::{Seat, SettlerEnd, how_it_broke, start_settler};
-use crate::queue::{BatchSize, Queue, QueueError, SQS_MAX_BATCH};
+use crate::queue::{self, BatchSize, Queue, QueueError, SQS_MAX_BATCH};
 use crate::retry::Jitter;
 use crate::settle::{Desk, Failures, Settler, SettlerBroken};
 
@@ -151,4 +151,10 @@ impl Hold {
             broken @ (Ok(Err(_)) | Err(_)) => Err(how_it_broke(broken)),
         }
     }
+}
+
+/// What a held message takes of memory, as SQS counts it: up to 1 MiB.
+pub(super) fn bytes(lease: &Lease) -> usize {
+    let message = lease.message();
+    queue::bytes(&message.body, &message.attributes)
 }

@@ -25,6 +25,7 @@ use crate::upkeep::{Trouble, patiently, read};
 use super::archive::Archived;
 use super::archive::list::{Found, full, more_than_shown};
 use super::archive::shelf::{Read, Selection, Shelf, TOGETHER};
+use super::expiry::Expiry;
 use super::hold::Hold;
 use super::letter::{MAX_RECEIVES, cause};
 
@@ -121,8 +122,7 @@ impl Inspect {
             queue: QueueCounts { url: self.dlq_url, visible, in_flight, delayed, retention_s: retention.as_secs() },
             received: sampled.messages.len() as u64,
             not_returned: sampled.not_returned,
-            first_expires_at: report::written(first),
-            first_expires_in_s: first.map(|first| first.saturating_sub(now) / 1_000),
+            first_expires: first.map(|first| Expiry::at(first, now)),
             dlq: dlq.place("dlq", "Dead-letter queue", visible + in_flight + delayed, scale),
             archive: archive.place("archive", "Archive (given up on)", archived, scale),
             errored: errored.place("errored", "Errored (not in the index)", markers, scale),

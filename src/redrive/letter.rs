@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::clock::unix_ms_of;
-use crate::dead_letter::{Note, fitting};
+use crate::dead_letter::{Note, VERSION, fitting};
 use crate::message::s3_event::{self, Judged, Parsed, Unreadable, Wanted};
 use crate::message::{Message, MessageId};
 use crate::outcome::DeadLetterReason;
@@ -104,7 +104,7 @@ impl Letter {
         let note = match &self.note {
             Some(note) => Note { redrives: note.redrives.saturating_add(1), run: Some(run.to_owned()), ..note.clone() },
             None => Note {
-                v: 1,
+                v: VERSION,
                 reason: MAX_RECEIVES.to_owned(),
                 detail: String::new(),
                 attempts: self.message.receive_count,

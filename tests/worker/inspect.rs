@@ -50,7 +50,7 @@ async fn the_dead_the_archived_and_the_errored_are_told_apart_and_nothing_is_mov
     assert_eq!(number(&sampled["dlq"], "by_reason", "malformed"), 12);
     assert_eq!(number(&sampled["dlq"], "by_tenant", "<script>alert(1)<"), 1, "{}", sampled["dlq"]);
     // 14 days of retention, less than an hour old.
-    let left = sampled["first_expires_in_s"].as_u64().unwrap();
+    let left = sampled["first_expires"]["in_s"].as_u64().unwrap();
     assert!((1_206_000..=1_209_600).contains(&left), "{left}");
     assert_eq!(world.depth(&world.dlq).await, (13, 0, 0), "all returned");
     let page = std::fs::read_to_string(&file).unwrap();

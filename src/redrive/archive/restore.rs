@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::shelf::{Read, Selection, Shelf, TOGETHER};
 use super::{Archived, Source};
-use crate::dead_letter::{ATTRIBUTE, Note};
+use crate::dead_letter::{ATTRIBUTE, Note, VERSION};
 use crate::message::{AttributeValue, MessageAttribute};
 use crate::queue::Outgoing;
 use crate::upkeep::outbox::{Outbox, Unsent};
@@ -317,7 +317,7 @@ pub fn restored(letter: &Archived) -> Result<Outgoing, String> {
 fn note(letter: &Archived) -> Note {
     let at = letter.archived_at.clone().unwrap_or_default();
     let known = letter.note.clone().unwrap_or_else(|| Note {
-        v: 1,
+        v: VERSION,
         reason: letter.reason.clone(),
         detail: letter.detail.clone(),
         attempts: 0,

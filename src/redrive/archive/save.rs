@@ -19,8 +19,7 @@ use crate::books::BooksLine;
 use crate::lease::Lease;
 use crate::outcome::{Judgement, Outcome, Verdict};
 use crate::queue::{Queue, QueueFacts};
-use crate::redrive::gather::bytes as weight;
-use crate::redrive::hold::{self, Hold};
+use crate::redrive::hold::{self, Hold, bytes as weight};
 use crate::settle::SettlerBroken;
 use crate::upkeep::{Ended, Trouble, patiently};
 

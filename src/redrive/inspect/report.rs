@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::groups::{Bar, Counts, Inflow, NONE, Row, Scale, Spans, kind_of, prefix_of};
 use crate::clock::rfc3339;
 use crate::message::detail::{detail, printable};
+use crate::redrive::expiry::Expiry;
 
 /// Files that are told apart while counting.
 const FILES: usize = 1_000_000;
@@ -244,10 +245,8 @@ pub struct Report {
     pub received: u64,
     /// Of those, what SQS has not acknowledged as returned: they come back when their leases end.
     pub not_returned: u64,
-    /// When the first of the sample is dropped by the queue, RFC 3339.
-    pub first_expires_at: Option<String>,
-    /// Seconds until then.
-    pub first_expires_in_s: Option<u64>,
+    /// When SQS deletes the first of the sample.
+    pub first_expires: Option<Expiry>,
     /// In the dead-letter queue, by the sample.
     pub dlq: Place,
     /// Given up on.
@@ -292,9 +291,8 @@ impl Report {
                  acknowledged: these come back when their leases end"
             ),
         });
-        if let (Some(at), Some(seconds)) = (&self.first_expires_at, self.first_expires_in_s) {
-            let (days, hours) = (seconds / 86_400, seconds % 86_400 / 3_600);
-            lines.push(format!("the first of the sample expires at {at}: in {days} days and {hours} hours"));
+        if let Some(first) = &self.first_expires {
+            lines.push(format!("SQS deletes the first of the sample {}", first.text()));
         }
         lines
     }
